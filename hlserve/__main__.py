@@ -1,0 +1,5 @@
+"""``python -m hlserve`` is the ``hlserve`` command."""
+
+from hlserve.cli import main
+
+main()
