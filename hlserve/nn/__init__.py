@@ -1,0 +1,1 @@
+"""The trainer: networks with hidden layers in NumPy."""

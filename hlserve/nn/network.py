@@ -1,0 +1,387 @@
+"""A network: layers as a graph in topological order, and the one border of the layout.
+
+Outside, rows come first: (batch, features), (batch, channels, height, width). Inside, the
+batch comes last. The view is turned here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from hlserve.errors import ConfigError, DataError
+from hlserve.nn.channels import ChannelFlow, Channels
+from hlserve.nn.graph_builder import GraphBuilder
+from hlserve.nn.layer import Backward, Layer, Shape
+from hlserve.nn.param import Array, Param, QParams
+from hlserve.nn.workspace import Workspace
+
+Task = Literal["classification", "regression"]
+NetworkBackward = Callable[[Array], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A named input of the network.
+
+    Attributes:
+        name: the tensor's name, in the exported file too.
+        shape: of one row, without the batch.
+        dtype: what the exported file takes: "float32", or "int64" for ids.
+        units: what the raw values are, such as "pixels 0..255"; None where unknown.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+    units: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A layer in the graph; ``inputs`` name network inputs or earlier nodes."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+
+
+class Network:
+    """Named layers in topological order.
+
+    All parameters lie in one flat vector, ``value``, and their gradients in another, ``grad``;
+    every ``Param`` is a view into them.
+
+    Attributes:
+        inputs, nodes: the graph.
+        outputs: output name -> node name.
+        shapes: the shape of one row of every input and node.
+        task: what the outputs mean, or None.
+        class_labels: what the classes are called, or None.
+        activation_qparams: node or input name -> how that activation is quantized on export.
+
+    Raises:
+        ConfigError: a name is used twice or unknown, or shapes do not fit.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        nodes: Sequence[Node],
+        outputs: Mapping[str, str],
+        *,
+        task: Task | None = None,
+        class_labels: Sequence[str] | None = None,
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.nodes = tuple(nodes)
+        self.outputs = dict(outputs)
+        self.task = task
+        self.class_labels = None if class_labels is None else tuple(class_labels)
+        self.activation_qparams: dict[str, QParams] = {}
+        self.shapes = _infer_shapes(self.inputs, self.nodes, self.outputs)
+        self._learns = _values_with_params_upstream(self.nodes)
+        self.value, self.grad = _flatten(self.params().values(), np.float32)
+
+    # ----- parameters
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """What parameters and activations are computed in."""
+        return self.value.dtype
+
+    def params(self) -> dict[str, Param]:
+        """Every parameter as ``<node>.<name>``, in graph order."""
+        return {
+            f"{node.name}.{name}": param
+            for node in self.nodes
+            for name, param in node.layer.params().items()
+        }
+
+    @property
+    def n_parameters(self) -> int:
+        """How many trained numbers the network holds."""
+        return int(self.value.size)
+
+    def macs(self) -> int:
+        """Multiply-accumulates for one row."""
+        return sum(n.layer.macs(*(self.shapes[i] for i in n.inputs)) for n in self.nodes)
+
+    def initialize(self, rng: np.random.Generator) -> Self:
+        """Draws fresh values for every parameter, in graph order; answers the network."""
+        for node in self.nodes:
+            node.layer.initialize(rng)
+        return self
+
+    def astype(self, dtype: DTypeLike) -> Network:
+        """A copy that computes in another float type; float64 is for gradient checks."""
+        other = copy.deepcopy(self)
+        for param in other.params().values():
+            param.value = param.value.astype(dtype)
+        other.value, other.grad = _flatten(other.params().values(), dtype)
+        return other
+
+    def copy(self) -> Network:
+        """An independent network with the same values."""
+        other = self.astype(self.dtype)
+        other.activation_qparams = dict(self.activation_qparams)
+        return other
+
+    def replace_layers(self, layers: Mapping[str, Layer]) -> Network:
+        """A network of copies in which some nodes have another layer; shapes are inferred anew."""
+        source = self.copy()
+        nodes = [replace(n, layer=layers.get(n.name, n.layer)) for n in source.nodes]
+        return Network(
+            source.inputs, nodes, source.outputs, task=self.task, class_labels=self.class_labels
+        )
+
+    # ----- running
+
+    def workspace(self, rng: np.random.Generator | None = None) -> Workspace:
+        """Buffers for one pass in flight; keep it to make steps without large allocations."""
+        return Workspace(self.dtype, rng)
+
+    def forward(
+        self,
+        rows: Array | Mapping[str, Array],
+        *,
+        training: bool = False,
+        workspace: Workspace | None = None,
+        until: str | None = None,
+    ) -> tuple[Array, NetworkBackward]:
+        """Runs the network as far as one node.
+
+        Args:
+            rows: (batch, ...) for a single input, else one array an input, by name.
+            training: whether layers such as Dropout behave as in training.
+            workspace: buffers to use again; a fresh one by default.
+            until: the node to stop at; the only output's node by default.
+
+        Returns:
+            The node's activation, batch-last, and a function that takes its gradient and adds
+            to every parameter's ``grad``.
+        """
+        target = self._only_output() if until is None else until
+        used = workspace if workspace is not None else self.workspace()
+        values, tape = self._run(rows, [target], training, used)
+
+        def backward(dy: Array) -> None:
+            self._backward({target: dy}, tape)
+
+        return values[target], backward
+
+    def activations(
+        self,
+        rows: Array | Mapping[str, Array],
+        names: Sequence[str],
+        workspace: Workspace | None = None,
+    ) -> dict[str, Array]:
+        """The batch-last activations of some nodes or inputs, as in prediction."""
+        used = workspace if workspace is not None else self.workspace()
+        values, _ = self._run(rows, names, False, used)
+        return {name: values[name] for name in names}
+
+    def predict(
+        self, rows: Array | Mapping[str, Array], *, batch_size: int = 1024
+    ) -> dict[str, Array]:
+        """Every output for every row, batch-first, by output name."""
+        arrays = self.named_rows(rows)
+        n = len(next(iter(arrays.values())))
+        workspace = self.workspace()
+        parts: dict[str, list[Array]] = {name: [] for name in self.outputs}
+        for start in range(0, max(n, 1), batch_size):
+            chunk = {name: array[start : start + batch_size] for name, array in arrays.items()}
+            values, _ = self._run(chunk, list(self.outputs.values()), False, workspace)
+            for name, node in self.outputs.items():
+                parts[name].append(np.ascontiguousarray(np.moveaxis(values[node], -1, 0)))
+        return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+
+    def named_rows(self, rows: Array | Mapping[str, Array]) -> dict[str, Array]:
+        """Rows by input name, each reshaped to its input where the element counts agree.
+
+        Raises:
+            DataError: an input is missing or unknown, or a row has the wrong size.
+        """
+        arrays = dict(rows) if isinstance(rows, Mapping) else {self.inputs[0].name: rows}
+        wanted = {i.name: i.shape for i in self.inputs}
+        if len(wanted) == len(arrays) == 1:
+            arrays = dict(zip(wanted, arrays.values(), strict=True))
+        if arrays.keys() != wanted.keys():
+            raise DataError(f"the network takes {sorted(wanted)}, got {sorted(arrays)}")
+        return {name: _fit_rows(name, arrays[name], shape) for name, shape in wanted.items()}
+
+    @property
+    def logits_node(self) -> str:
+        """The node that losses look at: what the closing Softmax or Sigmoid is fed with."""
+        last = self.node(self._only_output())
+        is_link = type(last.layer).__name__ in ("Softmax", "Sigmoid")
+        return last.inputs[0] if is_link else last.name
+
+    def node(self, name: str) -> Node:
+        """The node of that name."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise ConfigError(f"no node named {name!r}; there are {[n.name for n in self.nodes]}")
+
+    # ----- other walks over the graph
+
+    def emit(self, g: GraphBuilder) -> dict[str, str]:
+        """Says the whole network in ONNX; answers output name -> tensor name."""
+        names = {i.name: self._emit_quantized(g, i.name, i.name) for i in self.inputs}
+        for node in self.nodes:
+            tensor = node.layer.emit(g, *(names[i] for i in node.inputs))
+            names[node.name] = self._emit_quantized(g, node.name, tensor)
+        return {output: names[node] for output, node in self.outputs.items()}
+
+    def channel_flow(self) -> ChannelFlow:
+        """Where every channel comes from and which parameter axes follow it."""
+        flow = ChannelFlow()
+        channels: dict[str, Channels] = {}
+        for entry in self.inputs:
+            ids = flow.new(entry.shape[-1] if len(entry.shape) == 2 else prod(entry.shape[:1]))
+            channels[entry.name] = Channels(ids, axis=1 if len(entry.shape) == 2 else 0)
+            flow.protect(ids)
+        for node in self.nodes:
+            shapes = [self.shapes[i] for i in node.inputs]
+            channels[node.name] = node.layer.channel_flow(
+                flow, [channels[i] for i in node.inputs], shapes
+            )
+        for node_name in self.outputs.values():
+            flow.protect(channels[node_name].ids)
+        return flow
+
+    # ----- below
+
+    def _emit_quantized(self, g: GraphBuilder, name: str, tensor: str) -> str:
+        qparams = self.activation_qparams.get(name)
+        return tensor if qparams is None else g.quantized(tensor, qparams)
+
+    def _only_output(self) -> str:
+        if len(self.outputs) != 1:
+            raise ConfigError(f"say which of the outputs {sorted(self.outputs)} is meant")
+        return next(iter(self.outputs.values()))
+
+    def _run(
+        self,
+        rows: Array | Mapping[str, Array],
+        targets: Sequence[str],
+        training: bool,
+        workspace: Workspace,
+    ) -> tuple[dict[str, Array], list[tuple[Node, Backward]]]:
+        values = self._turned(self.named_rows(rows))
+        tape: list[tuple[Node, Backward]] = []
+        wanted = set(targets) - values.keys()
+        for node in self.nodes:
+            if not wanted:
+                break
+            values[node.name], backward = node.layer.forward(
+                *(values[i] for i in node.inputs),
+                training=training,
+                workspace=workspace.scope(node.name),
+            )
+            tape.append((node, backward))
+            wanted.discard(node.name)
+        if wanted:
+            raise ConfigError(f"no node named {sorted(wanted)}")
+        return values, tape
+
+    def _turned(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        values = {}
+        for entry in self.inputs:
+            array = arrays[entry.name]
+            readers = [n.layer for n in self.nodes if entry.name in n.inputs]
+            if entry.dtype == "float32" and not all(layer.takes_raw for layer in readers):
+                array = array.astype(self.dtype, copy=False)
+            values[entry.name] = np.moveaxis(array, 0, -1)
+        return values
+
+    def _backward(self, grads: dict[str, Array], tape: list[tuple[Node, Backward]]) -> None:
+        for node, backward in reversed(tape):
+            dy = grads.pop(node.name, None)
+            if dy is None or node.name not in self._learns:
+                continue
+            need_dx = any(i in self._learns for i in node.inputs)
+            for name, dx in zip(node.inputs, backward(dy, need_dx=need_dx), strict=False):
+                if name in grads:
+                    grads[name] += dx
+                else:
+                    grads[name] = dx
+
+
+def sequential(
+    layers: Sequence[Layer],
+    entry: Input,
+    *,
+    output: str = "output",
+    task: Task | None = None,
+    class_labels: Sequence[str] | None = None,
+) -> Network:
+    """A network whose layers follow one another; nodes are named ``<layer kind>_<position>``."""
+    nodes: list[Node] = []
+    for position, layer in enumerate(layers, start=1):
+        previous = nodes[-1].name if nodes else entry.name
+        nodes.append(Node(f"{type(layer).__name__.lower()}_{position}", layer, (previous,)))
+    if not nodes:
+        raise ConfigError("a network needs at least one layer")
+    return Network([entry], nodes, {output: nodes[-1].name}, task=task, class_labels=class_labels)
+
+
+def _fit_rows(name: str, array: Array, shape: Shape) -> Array:
+    rows = np.asarray(array)
+    if rows.shape[1:] == shape:
+        return rows
+    if rows.ndim > 1 and prod(rows.shape[1:]) == prod(shape):
+        return rows.reshape(len(rows), *shape)
+    raise DataError(
+        f"input {name!r}: rows have shape {rows.shape[1:]}, expected {shape} "
+        f"({prod(shape)} numbers a row)"
+    )
+
+
+def _infer_shapes(
+    inputs: Sequence[Input], nodes: Sequence[Node], outputs: Mapping[str, str]
+) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for entry in inputs:
+        shapes[entry.name] = entry.shape
+    for node in nodes:
+        if node.name in shapes:
+            raise ConfigError(f"two parts of the network are named {node.name!r}")
+        unknown = [i for i in node.inputs if i not in shapes]
+        if unknown:
+            raise ConfigError(f"node {node.name!r} reads {unknown}, which come later or not at all")
+        try:
+            shapes[node.name] = node.layer.output_shape(*(shapes[i] for i in node.inputs))
+        except ConfigError as error:
+            raise ConfigError(f"node {node.name!r}: {error}") from error
+    for output, node_name in outputs.items():
+        if node_name not in shapes:
+            raise ConfigError(f"output {output!r} names {node_name!r}, which is not a node")
+    return shapes
+
+
+def _values_with_params_upstream(nodes: Iterable[Node]) -> frozenset[str]:
+    learns: set[str] = set()
+    for node in nodes:
+        if node.layer.params() or any(i in learns for i in node.inputs):
+            learns.add(node.name)
+    return frozenset(learns)
+
+
+def _flatten(params: Iterable[Param], dtype: DTypeLike) -> tuple[Array, Array]:
+    listed = list(params)
+    size = sum(p.value.size for p in listed)
+    value, grad = np.empty(size, dtype), np.zeros(size, dtype)
+    start = 0
+    for param in listed:
+        shape, stop = param.value.shape, start + param.value.size
+        param.place(value[start:stop].reshape(shape), grad[start:stop].reshape(shape))
+        start = stop
+    return value, grad

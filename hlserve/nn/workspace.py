@@ -1,0 +1,53 @@
+"""Buffers that a training step uses again and again, so that it allocates nothing large."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from hlserve.nn.param import Array
+
+
+class Workspace:
+    """Named buffers of one network and one thread.
+
+    A buffer is grown when asked for more and handed out as a view, so a shorter last batch
+    uses the front of the same memory. Only one pass may be in flight in a workspace: the next
+    forward overwrites what the last one's backward needs. A student and its teacher each have
+    their own.
+
+    Attributes:
+        dtype: what activations are computed in.
+        rng: the source of random masks (dropout); None where nothing random may happen.
+    """
+
+    def __init__(
+        self, dtype: DTypeLike = np.float32, rng: np.random.Generator | None = None
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        self.rng = rng
+        self._buffers: dict[tuple[str, np.dtype[np.generic]], Array] = {}
+        self._scopes: dict[str, Workspace] = {}
+
+    def scope(self, name: str) -> Workspace:
+        """The part of the workspace that one node owns."""
+        found = self._scopes.get(name)
+        if found is None:
+            found = self._scopes[name] = Workspace(self.dtype, self.rng)
+        return found
+
+    def empty(self, key: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
+        """A C-ordered array of this shape whose contents are whatever was there before."""
+        kind = self.dtype if dtype is None else np.dtype(dtype)
+        size = math.prod(shape)
+        buffer = self._buffers.get((key, kind))
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[key, kind] = np.empty(size, kind)
+        return buffer[:size].reshape(shape)
+
+    def nbytes(self) -> int:
+        """Bytes held by this workspace and its scopes."""
+        own = sum(buffer.nbytes for buffer in self._buffers.values())
+        return own + sum(scope.nbytes() for scope in self._scopes.values())
