@@ -1,0 +1,89 @@
+# Every target makes what it needs, in .venv, from nothing but Python 3.11+, make and git.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+PARITY_VENV ?= .venv-parity
+WORKERS ?= 2
+IMAGE ?= hlserve
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PARITY_READY := $(PARITY_VENV)/.ready
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+CHECKED := hlserve compress tests tools benchmarks examples
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+
+export ORT_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format types imports proto proto-check parity bench image lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv with the pinned requirements and hlserve itself
+
+$(READY): requirements/test.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hlserve needs Python 3.11 or newer, here is " + sys.version.split()[0] + "; try make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/test.txt
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(PARITY_READY): requirements/test.txt requirements/parity.txt pyproject.toml
+	test -x $(PARITY_VENV)/bin/python || $(PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/test.txt -r requirements/parity.txt
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) 'torch==2.13.0'
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(READY)  ## train, compress, serve and query two networks on real images
+	$(BIN)/hlserve demo
+
+test: $(READY)  ## the fast test suite
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' --ignore tests/parity
+
+check: $(READY) lint types imports proto-check  ## everything that CI runs, but for parity
+	$(BIN)/python -m pytest -n $(WORKERS) --ignore tests/parity
+
+lint: $(READY)  ## ruff: format and rules
+	$(BIN)/ruff format --check $(wildcard $(CHECKED))
+	$(BIN)/ruff check $(wildcard $(CHECKED))
+
+format: $(READY)  ## let ruff put the format and what it can of the rules right
+	$(BIN)/ruff check --fix $(wildcard $(CHECKED))
+	$(BIN)/ruff format $(wildcard $(CHECKED))
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(READY)  ## import-linter: who may import whom
+	$(BIN)/lint-imports
+
+proto: $(READY)  ## make hlserve/pb anew from proto/
+	$(BIN)/python tools/generate_proto.py
+
+proto-check: $(READY)
+	$(BIN)/python tools/generate_proto.py --check
+
+parity: $(PARITY_READY)  ## compare with PyTorch, in an environment of its own
+	$(PARITY_VENV)/bin/python -m pytest -n $(WORKERS) tests/parity
+
+bench: $(READY)  ## benchmarks: reported, never a gate
+	$(BIN)/python -m pytest benchmarks --override-ini 'python_files=*.py' -s
+
+image:  ## the container image for the CPU; `make image TARGET=gpu` for the other
+	docker build $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE)$(if $(TARGET),:$(TARGET)) .
+
+lock: $(READY)  ## pin requirements/*.txt anew, the widest set first
+	$(BIN)/python $(PIP_INSTALL) pip-tools
+	CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra cpu -o requirements/test.txt pyproject.toml requirements/test.in
+	for runtime in cpu gpu; do \
+	  CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra $$runtime -c requirements/test.txt -o requirements/$$runtime.txt pyproject.toml || exit 1; \
+	done
+	CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) -o requirements/parity.txt requirements/parity.in
+
+clean:  ## remove the environments and everything that was built
+	rm -rf $(VENV) $(PARITY_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +
