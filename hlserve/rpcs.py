@@ -1,0 +1,103 @@
+"""THE table of RPCs: what every transport serves, the client calls and the tests iterate over.
+
+A transport makes its handlers from these rows; ``call`` names the method of
+``hlserve.serving.transports.calls.Calls`` that answers. A row without a call is known to the
+protocol but not served yet: it answers UNIMPLEMENTED in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One RPC.
+
+    Attributes:
+        service: full name of the service.
+        name: the method's name.
+        request: full name of the request message.
+        response: full name of the response message.
+        call: the method of ``Calls`` that answers; None: not served yet.
+        streams_request: the client sends many messages.
+        streams_response: the server sends many messages.
+    """
+
+    service: str
+    name: str
+    request: str
+    response: str
+    call: str | None
+    streams_request: bool = False
+    streams_response: bool = False
+
+    @property
+    def path(self) -> str:
+        """The HTTP/2 path, such as ``/inference.GRPCInferenceService/ModelInfer``."""
+        return f"/{self.service}/{self.name}"
+
+
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+REFLECTION_SERVICES = (
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+
+
+def _inference(name: str, call: str) -> Rpc:
+    return Rpc(
+        INFERENCE_SERVICE, name, f"inference.{name}Request", f"inference.{name}Response", call
+    )
+
+
+def _health(name: str, call: str | None, *, streams_response: bool = False) -> Rpc:
+    messages = "grpc.health.v1.HealthCheck"
+    return Rpc(
+        HEALTH_SERVICE,
+        name,
+        f"{messages}Request",
+        f"{messages}Response",
+        call,
+        streams_response=streams_response,
+    )
+
+
+def _reflection(service: str) -> Rpc:
+    return Rpc(
+        service,
+        "ServerReflectionInfo",
+        f"{service}Request",
+        f"{service}Response",
+        "server_reflection_info",
+        streams_request=True,
+        streams_response=True,
+    )
+
+
+RPCS = (
+    _inference("ServerLive", "server_live"),
+    _inference("ServerReady", "server_ready"),
+    _inference("ModelReady", "model_ready"),
+    _inference("ServerMetadata", "server_metadata"),
+    _inference("ModelMetadata", "model_metadata"),
+    _inference("ModelInfer", "model_infer"),
+    _health("Check", "health_check"),
+    _health("Watch", None, streams_response=True),
+    *(_reflection(service) for service in REFLECTION_SERVICES),
+)
+
+SERVICES = tuple(dict.fromkeys(rpc.service for rpc in RPCS))
+
+
+def find(name: str, service: str = INFERENCE_SERVICE) -> Rpc:
+    """The row of one RPC.
+
+    Raises:
+        LookupError: the table has no such row.
+    """
+    for rpc in RPCS:
+        if (rpc.service, rpc.name) == (service, name):
+            return rpc
+    raise LookupError(f"no RPC {service}/{name} in the table")
