@@ -55,7 +55,7 @@ _TEMPORARY_PREFIX = ".publish-"
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output: a name of ``hlserve.datatypes``, -1 where the shape varies, the units."""
+    """One input or output: datatype as in ``hlserve.datatypes``, -1 where the shape varies."""
 
     name: str
     datatype: str
@@ -68,16 +68,13 @@ class Metadata:
     """What a version is.
 
     Attributes:
-        inputs: in the graph's order.
-        outputs: in the graph's order.
+        inputs, outputs: in the graph's order.
         task: ``classification``, ``regression`` or None where it is not known.
         class_labels: one a class, in the order of the output's last axis.
         producer: what wrote the version, such as ``hlserve 0.1.0``.
         created: ISO 8601, UTC.
         sha256: of model.onnx, hexadecimal.
-        schema_version: of this file.
-        source: what the version was made from.
-        report: the recipe's report.
+        source, report: what the version was made from, and how.
     """
 
     inputs: tuple[TensorSpec, ...]
