@@ -1,0 +1,95 @@
+"""What every reader gives: rows of inputs with their labels, and the facts about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlserve.errors import DataError
+
+# Element types differ from input to input (uint8 pixels, float32 columns, int64 ids).
+Array = NDArray[Any]
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one or more inputs, and their labels where there are any.
+
+    Attributes:
+        inputs: input name -> array (rows, ...); a single input is named ``x``.
+        y: class numbers int64 (rows,), or float32 targets (rows,) or (rows, outputs);
+            None for rows without labels.
+    """
+
+    inputs: Mapping[str, Array]
+    y: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that every array has the same number of rows.
+
+        Raises:
+            DataError: no input, an array without a row axis, or unequal lengths.
+        """
+        arrays = dict(self.inputs) | ({} if self.y is None else {"y": self.y})
+        if not self.inputs:
+            raise DataError("rows hold no input array, expected at least one")
+        scalars = [name for name, array in arrays.items() if array.ndim == 0]
+        if scalars:
+            raise DataError(f"array '{scalars[0]}' is a single value, expected rows first")
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"'{name}' has {n}" for name, n in lengths.items())
+            raise DataError(f"arrays differ in their number of rows: {counts}")
+
+    @property
+    def x(self) -> Array:
+        """The only input.
+
+        Raises:
+            DataError: there are several; ``inputs`` holds them by name.
+        """
+        if len(self.inputs) > 1:
+            names = ", ".join(f"'{name}'" for name in self.inputs)
+            raise DataError(f"rows hold {len(self.inputs)} inputs ({names}), expected one")
+        return next(iter(self.inputs.values()))
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.inputs.values())))
+
+    def take(self, indices: NDArray[np.integer[Any]] | slice) -> Rows:
+        """The rows at these indices, in that order."""
+        inputs = {name: array[indices] for name, array in self.inputs.items()}
+        return Rows(inputs, None if self.y is None else self.y[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Training rows, test rows where the source has a split of its own, and the facts.
+
+    Attributes:
+        name: a known name, or the file's or folder's.
+        train: the training rows; all rows where there is no split.
+        test: the source's own test rows; None leaves splitting to the caller.
+        task: None where there are no labels.
+        class_labels: label of class 0, 1, ...; None where only numbers are known.
+        units: what one input value measures, such as ``pixel intensity 0..255``.
+        feature_names: names of the columns of a table.
+        licence: an SPDX expression, or ``unknown``.
+        source: where the rows came from.
+    """
+
+    name: str
+    train: Rows
+    test: Rows | None
+    task: Task | None
+    class_labels: tuple[str, ...] | None
+    units: str | None
+    feature_names: tuple[str, ...] | None
+    licence: str
+    source: str
