@@ -19,6 +19,7 @@ VERBS = {
     "publish": "publish",
     "evaluate": "evaluate",
     "predict": "predict",
+    "health": "health",
     "datasets": "datasets",
     "demo": "demo",
 }

@@ -1,0 +1,307 @@
+"""InferenceClient: arrays in, arrays out; NumPy, grpcio and protobuf are all it needs.
+
+::
+
+    with InferenceClient("localhost:8001") as client:
+        result = client.infer("fashion", images)
+        result.outputs["probabilities"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import ArrayLike, NDArray
+
+from hlserve import codec, datatypes, rpcs
+from hlserve.errors import InvalidRequestError, ServerError
+from hlserve.pb.messages import health, inference, message_class
+
+Array = NDArray[Any]
+_Response = TypeVar("_Response", bound=Message)
+
+DEFAULT_TIMEOUT_S = 60.0
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", codec.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", codec.MAX_MESSAGE_BYTES),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """One answer.
+
+    Attributes:
+        outputs: arrays by name, in the order asked for; BYTES as objects of ``bytes``.
+        model_name: the model that answered.
+        model_version: the version that answered.
+        request_id: as it was sent.
+    """
+
+    outputs: dict[str, Array]
+    model_name: str
+    model_version: str
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One input or output; -1 in ``shape`` where a dimension varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model takes and gives; ``properties`` are the server's facts about it, as text."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """Who answers."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class InferenceClient:
+    """Speaks the Open Inference Protocol v2; safe from several threads at once.
+
+    Args:
+        address: ``host:port``; the connection is made at the first call.
+        timeout_s: of each call, where the call says nothing; None: wait for ever.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._models: dict[tuple[str, str], ModelMetadata] = {}
+
+    def __enter__(self) -> InferenceClient:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def is_server_live(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the process answers.
+
+        Raises:
+            ServerError: it does not.
+        """
+        request = inference.ServerLiveRequest()
+        response = self._call("ServerLive", request, inference.ServerLiveResponse, timeout_s)
+        return response.live
+
+    def is_server_ready(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the server takes requests.
+
+        Raises:
+            ServerError: it does not answer.
+        """
+        request = inference.ServerReadyRequest()
+        response = self._call("ServerReady", request, inference.ServerReadyResponse, timeout_s)
+        return response.ready
+
+    def is_model_ready(
+        self, model: str, version: str = "", *, timeout_s: float | None = None
+    ) -> bool:
+        """Whether a model, or one version of it, takes requests.
+
+        Raises:
+            ServerError: the server does not know it (NOT_FOUND), or does not answer.
+        """
+        request = inference.ModelReadyRequest(name=model, version=version)
+        response = self._call("ModelReady", request, inference.ModelReadyResponse, timeout_s)
+        return response.ready
+
+    def is_healthy(self, service: str = "", *, timeout_s: float | None = None) -> bool:
+        """The standard gRPC health check.
+
+        Raises:
+            ServerError: the server does not know the service, or does not answer.
+        """
+        request = health.HealthCheckRequest(service=service)
+        row = rpcs.find("Check", rpcs.HEALTH_SERVICE)
+        response = self._call_row(row, request, health.HealthCheckResponse, timeout_s)
+        return response.status == health.HealthCheckResponse.SERVING
+
+    def server_metadata(self, *, timeout_s: float | None = None) -> ServerMetadata:
+        """Who answers.
+
+        Raises:
+            ServerError: the server does not answer.
+        """
+        request = inference.ServerMetadataRequest()
+        response = self._call(
+            "ServerMetadata", request, inference.ServerMetadataResponse, timeout_s
+        )
+        return ServerMetadata(response.name, response.version, tuple(response.extensions))
+
+    def model_metadata(
+        self, model: str, version: str = "", *, timeout_s: float | None = None
+    ) -> ModelMetadata:
+        """What a model takes and gives.
+
+        Raises:
+            ServerError: the server does not know it (NOT_FOUND), it is not ready (UNAVAILABLE),
+                or the server does not answer.
+        """
+        request = inference.ModelMetadataRequest(name=model, version=version)
+        response = self._call("ModelMetadata", request, inference.ModelMetadataResponse, timeout_s)
+        return ModelMetadata(
+            name=response.name,
+            versions=tuple(response.versions),
+            platform=response.platform,
+            inputs=_tensors(response.inputs),
+            outputs=_tensors(response.outputs),
+            properties=dict(response.properties),
+        )
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike] | ArrayLike,
+        version: str = "",
+        *,
+        outputs: Sequence[str] | None = None,
+        request_id: str = "",
+        parameters: Mapping[str, codec.Parameter] | None = None,
+        timeout_s: float | None = None,
+    ) -> InferResult:
+        """Runs a model.
+
+        Args:
+            model: its name.
+            inputs: arrays by input name; text and bytes travel as BYTES. A single array (or
+                nested list) goes to the model's only input, cast to its datatype where no value
+                changes kind: its metadata is asked once and remembered.
+            version: empty: the latest.
+            outputs: names in the order wanted; None: all.
+            request_id: comes back in the answer.
+            parameters: of the request.
+            timeout_s: also the deadline after which the server will not run it any more.
+
+        Raises:
+            InvalidRequestError: the arrays do not travel, or a single array came for a model
+                with several inputs.
+            ServerError: the server refused or does not answer; ``status`` says which.
+        """
+        request = inference.ModelInferRequest(
+            model_name=model, model_version=version, id=request_id
+        )
+        for name in outputs or ():
+            request.outputs.add(name=name)
+        for name, value in (parameters or {}).items():
+            request.parameters[name].CopyFrom(codec.encode_parameter(value))
+        if isinstance(inputs, Mapping):
+            arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        else:
+            arrays = self._only_input(model, version, inputs, timeout_s)
+        codec.encode_inputs(request, arrays)
+        return _result(self._call("ModelInfer", request, inference.ModelInferResponse, timeout_s))
+
+    def _only_input(
+        self, model: str, version: str, value: ArrayLike, timeout_s: float | None
+    ) -> dict[str, Array]:
+        facts = self._models.get((model, version))
+        if facts is None:
+            facts = self.model_metadata(model, version, timeout_s=timeout_s)
+            self._models[(model, version)] = facts
+        if len(facts.inputs) != 1:
+            names = [tensor.name for tensor in facts.inputs]
+            raise InvalidRequestError(
+                f"model {model!r} has the inputs {names}: pass a mapping from name to array"
+            )
+        return {facts.inputs[0].name: _cast(np.asarray(value), facts.inputs[0])}
+
+    def _call(
+        self, name: str, request: Message, response: type[_Response], timeout_s: float | None
+    ) -> _Response:
+        return self._call_row(rpcs.find(name), request, response, timeout_s)
+
+    def _call_row(
+        self,
+        row: rpcs.Rpc,
+        request: Message,
+        response: type[_Response],
+        timeout_s: float | None,
+    ) -> _Response:
+        call = self._channel.unary_unary(
+            row.path,
+            request_serializer=message_class(row.request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        try:
+            return cast(
+                "_Response",
+                call(request, timeout=self._timeout_s if timeout_s is None else timeout_s),
+            )
+        except grpc.RpcError as error:
+            raise ServerError(error.code().name, error.details() or "no details") from error
+
+
+def _tensors(
+    tensors: Sequence[inference.ModelMetadataResponse.TensorMetadata],
+) -> tuple[TensorMetadata, ...]:
+    return tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in tensors)
+
+
+def _cast(array: Array, tensor: TensorMetadata) -> Array:
+    """Numbers in the input's datatype: any number to a float, integers to an integer."""
+    datatype = datatypes.by_name(tensor.datatype)
+    if datatypes.of_array(array) is datatype:
+        return array
+    kinds = array.dtype.kind, datatype.dtype.kind
+    to_float = kinds[1] == "f" and kinds[0] in "biuf"
+    to_integer = kinds[1] in "iu" and kinds[0] in "biu"
+    if not (to_float or to_integer):
+        return array  # the server says what it expects
+    with np.errstate(over="ignore"):  # checked below
+        cast_array = array.astype(datatype.dtype)
+    if to_integer and not np.array_equal(cast_array, array):
+        raise InvalidRequestError(
+            f"input {tensor.name!r} holds values outside {tensor.datatype}: "
+            f"{array.min()} to {array.max()}"
+        )
+    return cast_array
+
+
+def _result(response: inference.ModelInferResponse) -> InferResult:
+    where = f"model {response.model_name!r}: output"
+    try:
+        outputs = codec.decode_tensors(response.outputs, response.raw_output_contents, where=where)
+    except InvalidRequestError as error:
+        raise ServerError("INTERNAL", f"the server's answer cannot be read: {error}") from error
+    return InferResult(
+        outputs=outputs,
+        model_name=response.model_name,
+        model_version=response.model_version,
+        request_id=response.id,
+    )

@@ -1,0 +1,158 @@
+"""One version of one model, loaded, checked and warm."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlserve.errors import ModelFileError
+from hlserve.repository import MODEL_FILE, Metadata, read_golden, read_metadata
+from hlserve.serving.batchability import why_not_batchable
+from hlserve.serving.batching import DynamicBatcher
+from hlserve.serving.config import ModelConfig
+from hlserve.serving.session import Session
+
+Array = NDArray[Any]
+
+# Of the output's largest value. A golden sample was computed on another machine, perhaps: fp32
+# kernels agree to about 1e-5, but int8 ones round, and saturate without VNNI, differently by up
+# to a step (1/255 = 0.4 %). A wrong file, operator or preprocessing is off by far more.
+GOLDEN_TOLERANCE = 0.01
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What answers requests for one version.
+
+    Attributes:
+        name: the model.
+        version: its number.
+        session: the ONNX Runtime session; the truth about names, datatypes and shapes.
+        metadata: what the version says it is; None where it says nothing.
+        config: how it is served.
+        joins: whether rows of different requests may be joined.
+        batcher: the way in.
+    """
+
+    name: str
+    version: int
+    session: Session
+    metadata: Metadata | None
+    config: ModelConfig
+    joins: bool
+    batcher: DynamicBatcher
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"model {self.name!r} version {self.version}"
+
+
+def load_model(
+    version_dir: Path, name: str, config: ModelConfig, *, provider: str, executor: Executor
+) -> ServedModel:
+    """Loads, checks and warms a version; what is returned can answer.
+
+    Raises:
+        ModelFileError: model.onnx is missing, corrupt, not the one that metadata.json describes,
+            or no longer answers its golden samples.
+        InferenceError: a golden sample does not run.
+        ProviderError: the execution provider is missing.
+    """
+    version = int(version_dir.name)
+    content = _read_model(version_dir)
+    metadata = read_metadata(version_dir)
+    if metadata is not None:
+        _check_sha256(content, metadata)
+    session = Session(
+        content, folder=version_dir, provider=provider, intra_op_threads=config.intra_op_threads
+    )
+    if metadata is not None:
+        _check_tensors(session, metadata)
+    golden = read_golden(version_dir)
+    golden_inputs = None if golden is None else _replay(session, golden)
+    reason = why_not_batchable(session, golden_inputs)
+    label = f"model {name!r} version {version}"
+    if reason is not None:
+        _LOG.info("%s: requests are not joined, since %s", label, reason)
+    return ServedModel(
+        name=name,
+        version=version,
+        session=session,
+        metadata=metadata,
+        config=config,
+        joins=reason is None,
+        batcher=DynamicBatcher(
+            session.run, config.batching, executor, label=label, joins=reason is None
+        ),
+    )
+
+
+def _read_model(version_dir: Path) -> bytes:
+    path = version_dir / MODEL_FILE
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _check_sha256(content: bytes, metadata: Metadata) -> None:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != metadata.sha256:
+        raise ModelFileError(
+            f"{MODEL_FILE} has sha256 {actual}, metadata.json expects {metadata.sha256}"
+        )
+
+
+def _check_tensors(session: Session, metadata: Metadata) -> None:
+    for kind, tensors, specs in (
+        ("inputs", session.inputs, metadata.inputs),
+        ("outputs", session.outputs, metadata.outputs),
+    ):
+        actual = [(tensor.name, tensor.datatype.name) for tensor in tensors]
+        described = [(spec.name, spec.datatype) for spec in specs]
+        if actual != described:
+            raise ModelFileError(f"{MODEL_FILE} has {kind} {actual}, metadata.json {described}")
+
+
+def _replay(session: Session, golden: Mapping[str, Array]) -> dict[str, Array]:
+    """Runs the golden samples, compares, and answers their inputs by name."""
+    inputs = {k.removeprefix("input:"): a for k, a in golden.items() if k.startswith("input:")}
+    wanted = {k.removeprefix("output:"): a for k, a in golden.items() if k.startswith("output:")}
+    unknown = set(inputs) ^ {t.name for t in session.inputs} or set(wanted) - {
+        t.name for t in session.outputs
+    }
+    if unknown:
+        raise ModelFileError(f"golden samples and {MODEL_FILE} differ in {sorted(unknown)}")
+    answers = session.run(inputs, list(wanted))
+    for name, want in wanted.items():
+        _check_golden(name, answers[name], want)
+    return inputs
+
+
+def _check_golden(name: str, got: Array, want: Array) -> None:
+    if got.shape != want.shape:
+        raise ModelFileError(
+            f"golden output {name!r} has shape {want.shape}, the model answers {got.shape}"
+        )
+    if want.dtype.kind != "f":
+        if not np.array_equal(got, want):
+            raise ModelFileError(f"golden output {name!r}: the model answers other values")
+        return
+    scale = float(np.max(np.abs(want), initial=0.0, where=np.isfinite(want)))
+    if not np.allclose(got, want, rtol=0, atol=GOLDEN_TOLERANCE * scale, equal_nan=True):
+        difference = float(np.nanmax(np.abs(got.astype(np.float64) - want)))
+        raise ModelFileError(
+            f"golden output {name!r}: the model's answer is off by {difference:.3g}, expected at "
+            f"most {GOLDEN_TOLERANCE:.0%} of {scale:.3g}"
+        )

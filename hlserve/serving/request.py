@@ -1,0 +1,44 @@
+"""What travels between a transport and the DataPlane: one request type, one response type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference request, decoded.
+
+    Attributes:
+        model_name: which model.
+        inputs: arrays by input name; BYTES as objects of ``bytes``.
+        model_version: as written by the client; empty: the latest.
+        outputs: the outputs wanted, in the order wanted; empty: all, in the model's order.
+        request_id: comes back unchanged.
+        parameters: the client's own; the server acts on none of them yet.
+        deadline_s: on the event loop's clock; None: the client waits for ever.
+    """
+
+    model_name: str
+    inputs: Mapping[str, Array]
+    model_version: str = ""
+    outputs: tuple[str, ...] = ()
+    request_id: str = ""
+    parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """One answer: the version that gave it, and its outputs in the order asked for."""
+
+    model_name: str
+    model_version: str
+    request_id: str
+    outputs: Mapping[str, Array]
