@@ -82,7 +82,9 @@ lock: $(READY)  ## pin requirements/*.txt anew, the widest set first
 	for runtime in cpu gpu; do \
 	  CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra $$runtime -c requirements/test.txt -o requirements/$$runtime.txt pyproject.toml || exit 1; \
 	done
-	CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) -o requirements/parity.txt requirements/parity.in
+	for set in build parity; do \
+	  CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) -o requirements/$$set.txt requirements/$$set.in || exit 1; \
+	done
 
 clean:  ## remove the environments and everything that was built
 	rm -rf $(VENV) $(PARITY_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
