@@ -80,8 +80,9 @@ def _with_one_request(
     async def one(data: bytes) -> AsyncIterator[bytes]:
         yield data
 
-    def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
-        return stream(one(data), context)
+    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        async for response in stream(one(data), context):  # grpcio tells generators by inspection
+            yield response
 
     return handle
 
