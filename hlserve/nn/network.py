@@ -7,10 +7,10 @@ batch comes last. The view is turned here and nowhere else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,7 +23,17 @@ from hlserve.nn.param import Array, Param, QParams
 from hlserve.nn.workspace import Workspace
 
 Task = Literal["classification", "regression"]
-NetworkBackward = Callable[[Array], None]
+
+
+class NetworkBackward(Protocol):
+    """The way back through a network for one pass; to be called once."""
+
+    def __call__(self, dy: Array, *, to_inputs: bool = False) -> dict[str, Array]:
+        """Takes the batch-last gradient of the output and adds to every ``Param.grad``.
+
+        ``dy`` may be overwritten. With ``to_inputs`` the gradients of the network's inputs are
+        answered too, batch-first and by name; without, nothing is and their work is left out.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +174,16 @@ class Network:
             until: the node to stop at; the only output's node by default.
 
         Returns:
-            The node's activation, batch-last, and a function that takes its gradient and adds
-            to every parameter's ``grad``.
+            The node's activation, batch-last, and the way back; both live in the workspace
+            until its next pass.
         """
         target = self._only_output() if until is None else until
         used = workspace if workspace is not None else self.workspace()
         values, tape = self._run(rows, [target], training, used)
 
-        def backward(dy: Array) -> None:
-            self._backward({target: dy}, tape)
+        def backward(dy: Array, *, to_inputs: bool = False) -> dict[str, Array]:
+            grads = self._backward({target: dy}, tape, to_inputs)
+            return {n: np.moveaxis(g, -1, 0) for n, g in grads.items()} if to_inputs else {}
 
         return values[target], backward
 
@@ -194,13 +205,17 @@ class Network:
         arrays = self.named_rows(rows)
         n = len(next(iter(arrays.values())))
         workspace = self.workspace()
-        parts: dict[str, list[Array]] = {name: [] for name in self.outputs}
-        for start in range(0, max(n, 1), batch_size):
-            chunk = {name: array[start : start + batch_size] for name, array in arrays.items()}
+        results = {
+            name: np.empty((n, *self.shapes[node]), self.dtype)
+            for name, node in self.outputs.items()
+        }
+        for start in range(0, n, batch_size):
+            stop = start + batch_size
+            chunk = {name: array[start:stop] for name, array in arrays.items()}
             values, _ = self._run(chunk, list(self.outputs.values()), False, workspace)
             for name, node in self.outputs.items():
-                parts[name].append(np.ascontiguousarray(np.moveaxis(values[node], -1, 0)))
-        return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+                results[name][start:stop] = np.moveaxis(values[node], -1, 0)
+        return results
 
     def named_rows(self, rows: Array | Mapping[str, Array]) -> dict[str, Array]:
         """Rows by input name, each reshaped to its input where the element counts agree.
@@ -302,17 +317,20 @@ class Network:
             values[entry.name] = np.moveaxis(array, 0, -1)
         return values
 
-    def _backward(self, grads: dict[str, Array], tape: list[tuple[Node, Backward]]) -> None:
+    def _backward(
+        self, grads: dict[str, Array], tape: list[tuple[Node, Backward]], to_inputs: bool
+    ) -> dict[str, Array]:
         for node, backward in reversed(tape):
             dy = grads.pop(node.name, None)
-            if dy is None or node.name not in self._learns:
+            if dy is None or not (to_inputs or node.name in self._learns):
                 continue
-            need_dx = any(i in self._learns for i in node.inputs)
+            need_dx = to_inputs or any(i in self._learns for i in node.inputs)
             for name, dx in zip(node.inputs, backward(dy, need_dx=need_dx), strict=False):
                 if name in grads:
                     grads[name] += dx
                 else:
                     grads[name] = dx
+        return grads
 
 
 def sequential(

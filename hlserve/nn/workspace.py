@@ -29,6 +29,7 @@ class Workspace:
         self.dtype = np.dtype(dtype)
         self.rng = rng
         self._buffers: dict[tuple[str, np.dtype[np.generic]], Array] = {}
+        self._scratch: dict[tuple[str, np.dtype[np.generic]], Array] = {}
         self._scopes: dict[str, Workspace] = {}
 
     def scope(self, name: str) -> Workspace:
@@ -36,18 +37,37 @@ class Workspace:
         found = self._scopes.get(name)
         if found is None:
             found = self._scopes[name] = Workspace(self.dtype, self.rng)
+            found._scratch = self._scratch
         return found
 
     def empty(self, key: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         """A C-ordered array of this shape whose contents are whatever was there before."""
-        kind = self.dtype if dtype is None else np.dtype(dtype)
-        size = math.prod(shape)
-        buffer = self._buffers.get((key, kind))
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers[key, kind] = np.empty(size, kind)
-        return buffer[:size].reshape(shape)
+        return _front(self._buffers, key, shape, self.dtype if dtype is None else np.dtype(dtype))
+
+    def scratch(self, key: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
+        """Like ``empty``, but the memory is shared by all scopes and stays warm in the cache.
+
+        What it holds lasts only until the forward or backward call that asked for it returns.
+        """
+        return _front(self._scratch, key, shape, self.dtype if dtype is None else np.dtype(dtype))
 
     def nbytes(self) -> int:
         """Bytes held by this workspace and its scopes."""
+        return self._own_nbytes() + sum(buffer.nbytes for buffer in self._scratch.values())
+
+    def _own_nbytes(self) -> int:
         own = sum(buffer.nbytes for buffer in self._buffers.values())
-        return own + sum(scope.nbytes() for scope in self._scopes.values())
+        return own + sum(scope._own_nbytes() for scope in self._scopes.values())
+
+
+def _front(
+    buffers: dict[tuple[str, np.dtype[np.generic]], Array],
+    key: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+) -> Array:
+    size = math.prod(shape)
+    buffer = buffers.get((key, dtype))
+    if buffer is None or buffer.size < size:
+        buffer = buffers[key, dtype] = np.empty(size, dtype)
+    return buffer[:size].reshape(shape)
