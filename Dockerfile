@@ -37,6 +37,7 @@ LABEL org.opencontainers.image.title="hlserve" \
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin hlserve
 ENV PATH=/opt/hlserve/bin:$PATH \
     HLSERVE_HOST=0.0.0.0 \
+    HLSERVE_MODELS=/models \
     ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
@@ -45,12 +46,13 @@ COPY --from=wheel /models /models
 USER 10001:10001
 EXPOSE 8001
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
-    CMD python -m hlserve.client "127.0.0.1:${HLSERVE_PORT:-8001}"
+    CMD hlserve health "127.0.0.1:${HLSERVE_PORT:-8001}"
 ENTRYPOINT ["hlserve"]
-CMD ["serve", "/models"]
+CMD ["serve"]
 
 FROM common AS gpu
-ENV NVIDIA_VISIBLE_DEVICES=all \
+ENV HLSERVE_PROVIDER=cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=environment-gpu /opt/hlserve /opt/hlserve
 

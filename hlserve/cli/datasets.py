@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 import msgspec
-from tabulate import tabulate
 
 from hlserve.datasets import KNOWN, KnownDataset
 
@@ -24,6 +23,8 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode([_facts(known) for known in KNOWN])))
         return
+    from tabulate import tabulate  # not in the light client
+
     headers = ["name", "get it by", "rows", "test", "row's shape", "classes", "licence", "source"]
     click.echo(tabulate([_row(known) for known in KNOWN], headers=headers, disable_numparse=True))
 
