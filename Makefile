@@ -70,8 +70,8 @@ proto-check: $(READY)
 parity: $(PARITY_READY)  ## compare with PyTorch, in an environment of its own
 	$(PARITY_VENV)/bin/python -m pytest -n $(WORKERS) tests/parity
 
-bench: $(READY)  ## benchmarks: reported, never a gate
-	$(BIN)/python -m pytest benchmarks --override-ini 'python_files=*.py' -s
+bench: $(PARITY_READY)  ## benchmarks, beside PyTorch and scikit-learn: reported, never a gate
+	set -e; for script in $(filter-out %_child.py,$(wildcard benchmarks/*.py)); do $(PARITY_VENV)/bin/python $$script; done
 
 image:  ## the container image for the CPU; `make image TARGET=gpu` for the other
 	docker build $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE)$(if $(TARGET),:$(TARGET)) .
