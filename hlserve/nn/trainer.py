@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Never, final
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 from tqdm import tqdm
 
 from hlserve.errors import ConfigError, DivergenceError
@@ -32,6 +33,10 @@ from hlserve.nn.workspace import Workspace
 
 Callback = Callable[[Network, EpochRecord], None]
 
+# What the defaults aim at: a small set is seen more often, in smaller batches.
+FEW_ROWS = 10_000
+ENOUGH_STEPS = 1_500
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,13 @@ def fit(
     *,
     loss: Loss | None = None,
     validation: tuple[Rows, Targets] | float | None = 0.1,
-    epochs: int = 12,
-    batch_size: int = 128,
+    epochs: int | None = None,
+    batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     schedule: Schedule | None = None,
     early_stopping: EarlyStopping | None = None,
     seed: int = 0,
+    threads: int | None = 1,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> History:
@@ -75,12 +81,15 @@ def fit(
         loss: cross-entropy for classification by default; for regression the squared error
             in standard deviations of the training targets.
         validation: rows and targets, or the share of rows to set apart (by class), or None.
-        epochs: passes over the training rows.
-        batch_size: rows a step.
+        epochs: passes over the training rows; by default 12, and more, up to 100, where these
+            would make fewer than 1,500 steps.
+        batch_size: rows a step; by default 128, or 32 where there are under 10,000 rows.
         optimizer: a fresh ``AdamW()`` by default.
         schedule: ``Cosine()`` by default.
         early_stopping: runs all epochs by default.
         seed: of the split, the order of rows and dropout; weights come initialized.
+        threads: of BLAS meanwhile; None leaves them be. On networks of this size a second one
+            gains little, and loses much where something else is busy: OpenBLAS waits actively.
         progress: whether a terminal shows a bar.
         callbacks: called with the network and its record after every epoch.
 
@@ -100,13 +109,14 @@ def fit(
         loss or default_loss(network, training),
         optimizer or AdamW(),
         schedule or Cosine(),
-        _Plan(epochs, batch_size, seed),
+        _plan(len(training), epochs, batch_size, seed),
     )
     best = _Best(network)
     history = History(metric=metric_of(network, examples)[0])
-    with tqdm(total=run.n_steps, unit="step", disable=None if progress else True) as bar:
+    bar = tqdm(total=run.n_steps, unit="step", disable=None if progress else True)
+    with bar, threadpool_limits(limits=threads, user_api="blas"):
         try:
-            for epoch in range(1, epochs + 1):
+            for epoch in range(1, run.plan.epochs + 1):
                 record = run.epoch(epoch, bar)
                 history.epochs.append(record)
                 best.offer(record)
@@ -150,7 +160,7 @@ class _Run:
         self._loss = loss
         self._optimizer = optimizer
         self._schedule = schedule
-        self._batch_size = plan.batch_size
+        self.plan = plan
         self.n_steps = plan.epochs * math.ceil(len(training) / plan.batch_size)
         self._shuffle = np.random.default_rng(shuffling)
         self._workspace = network.workspace(np.random.default_rng(dropping))
@@ -166,8 +176,8 @@ class _Run:
         bar.set_description(f"epoch {epoch}", refresh=False)
         # Overflow is found by looking at the loss, and then told with the layer's name.
         with np.errstate(all="ignore"):
-            for start in range(0, len(order), self._batch_size):
-                batch = order[start : start + self._batch_size]
+            for start in range(0, len(order), self.plan.batch_size):
+                batch = order[start : start + self.plan.batch_size]
                 factor = self._schedule(self._step, self.n_steps)
                 total += self._train_on(batch, factor, epoch) * len(batch)
                 bar.update()
@@ -263,14 +273,23 @@ def _divide(
     return Part(examples, kept), Part(examples, apart)
 
 
+def _plan(n_rows: int, epochs: int | None, batch_size: int | None, seed: int) -> _Plan:
+    if batch_size is None:
+        batch_size = 32 if n_rows < FEW_ROWS else 128
+    if epochs is None:
+        steps_an_epoch = math.ceil(n_rows / batch_size)
+        epochs = max(12, min(100, math.ceil(ENOUGH_STEPS / steps_an_epoch)))
+    return _Plan(epochs, batch_size, seed)
+
+
 def _require_settings(
-    epochs: int,
-    batch_size: int,
+    epochs: int | None,
+    batch_size: int | None,
     validation: tuple[Rows, Targets] | float | None,
     early_stopping: EarlyStopping | None,
 ) -> None:
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}, expected 1 or more")
     if early_stopping is not None and validation is None:
         raise ConfigError("early stopping needs validation rows: give `validation`")

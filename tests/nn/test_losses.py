@@ -106,7 +106,7 @@ def test_accuracy_counts_the_highest_score_and_breaks_ties_by_the_first() -> Non
 
 def test_regression_metrics_equal_their_definitions() -> None:
     targets = np.array([1.0, 2.0, 3.0, 4.0])
-    predictions = targets + [0.5, -0.5, 1.0, 0.0]
+    predictions = targets + np.array([0.5, -0.5, 1.0, 0.0])
     assert mean_squared_error(predictions, targets) == pytest.approx(1.5 / 4)
     assert mean_absolute_error(predictions, targets) == pytest.approx(0.5)
     assert r2(predictions, targets) == pytest.approx(1 - 1.5 / 5)
