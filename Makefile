@@ -64,8 +64,10 @@ imports: $(READY)  ## import-linter: who may import whom
 proto: $(READY)  ## make hlserve/pb anew from proto/
 	$(BIN)/python tools/generate_proto.py
 
-proto-check: $(READY)
-	$(BIN)/python tools/generate_proto.py --check
+proto-check: $(READY)  ## is hlserve/pb what proto/ makes?
+	rm -rf build/pb
+	$(BIN)/python tools/generate_proto.py build/pb >/dev/null
+	diff -r -x __pycache__ -x __init__.py -x messages.py build/pb hlserve/pb
 
 parity: $(PARITY_READY)  ## compare with PyTorch, in an environment of its own
 	$(PARITY_VENV)/bin/python -m pytest -n $(WORKERS) tests/parity
