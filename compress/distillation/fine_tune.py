@@ -1,0 +1,71 @@
+"""Fine-tuning: a changed network learns its rows again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from compress.technique import Compressed, Data, Technique, require_floats
+from hlserve.errors import CompressionError, ConfigError
+from hlserve.nn.network import Network
+from hlserve.nn.optimizers import AdamW
+from hlserve.nn.trainer import fit
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FineTune(Technique):
+    """Trains on with the task's own loss; the learning rate falls to zero along a cosine.
+
+    The last weights stand: no validation row has a say, so that those rows still judge fairly.
+
+    Attributes:
+        epochs: passes over the training rows.
+        learning_rate: AdamW's at the start.
+        batch_size: rows a step.
+    """
+
+    epochs: int = 4
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        require_schedule("FineTune", self.epochs, self.learning_rate, self.batch_size)
+
+    def requires(self, network: Network, data: Data) -> None:
+        """See Technique."""
+        require_floats("FineTune", network)
+        if data.train.y is None:
+            raise CompressionError("FineTune needs labels; Distill can do without")
+
+    def transform(self, network: Network, data: Data) -> Compressed:
+        """See Technique."""
+        assert data.train.y is not None  # requires
+        result = network.copy()
+        fit(
+            result,
+            data.train.inputs,
+            data.train.y,
+            validation=None,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=AdamW(self.learning_rate),
+            seed=data.seed,
+            progress=data.progress,
+        )
+        return Compressed(result)
+
+
+def require_schedule(technique: str, epochs: int, learning_rate: float, batch_size: int) -> None:
+    """Refuses settings that no training can follow.
+
+    Raises:
+        ConfigError: one of them is not positive.
+    """
+    for name, value in (
+        ("epochs", epochs),
+        ("learning_rate", learning_rate),
+        ("batch_size", batch_size),
+    ):
+        if not value > 0:
+            raise ConfigError(f"{technique}: {name} is {value}, expected above 0")

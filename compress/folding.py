@@ -1,0 +1,79 @@
+"""A common scale of the input, such as 1/255 for pixels, folded into the first layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+from compress.technique import Compressed, Data, Technique, require_floats
+from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Reshape, Scale
+from hlserve.nn.network import Network, Node
+
+# Layers f with f(c * x) = c * f(x), for positive c in the last two.
+_LINEAR_IN_SIZE = (Flatten, Reshape)
+_LINEAR_IN_POSITIVE_SIZE = (MaxPool2d, ReLU)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FoldScale(Technique):
+    """W (c x) + b = (c W) x + b: the multiplication ahead of the first layer disappears.
+
+    Only a scale that all numbers share, and no shift: per-column standardization would be
+    undone by the one scale of a quantized input, and a shift is not exact beside zero padding.
+    A network without such a layer comes out as it is.
+    """
+
+    def requires(self, network: Network, data: Data) -> None:
+        """See Technique."""
+        require_floats("FoldScale", network)
+
+    def transform(self, network: Network, data: Data) -> Compressed:
+        """See Technique."""
+        result = network.copy()
+        for node in result.nodes:
+            layer = node.layer
+            if isinstance(layer, Scale) and layer.shift == 0:
+                readers = _weights_behind(result, node.name, is_positive=layer.factor > 0)
+                if readers:
+                    return Compressed(_folded(result, node, readers, layer.factor))
+        return Compressed(result)
+
+
+def _weights_behind(network: Network, name: str, *, is_positive: bool) -> list[Node]:
+    """The layers with weights that read this value; none if anything else reads it."""
+    found: list[Node] = []
+    passed = _LINEAR_IN_SIZE + (_LINEAR_IN_POSITIVE_SIZE if is_positive else ())
+    for node in network.nodes:
+        if name not in node.inputs:
+            continue
+        if isinstance(node.layer, Linear | Conv2d):
+            found.append(node)
+            continue
+        behind = (
+            _weights_behind(network, node.name, is_positive=is_positive)
+            if isinstance(node.layer, passed)
+            else []
+        )
+        if not behind:
+            return []
+        found += behind
+    return [] if name in network.outputs.values() else found
+
+
+def _folded(network: Network, scale: Node, readers: list[Node], factor: float) -> Network:
+    for reader in readers:
+        reader.layer.params()["weight"].value[...] *= factor
+    (source,) = scale.inputs
+    nodes = [
+        replace(node, inputs=tuple(source if i == scale.name else i for i in node.inputs))
+        for node in network.nodes
+        if node is not scale
+    ]
+    return Network(
+        network.inputs,
+        nodes,
+        network.outputs,
+        task=network.task,
+        class_labels=network.class_labels,
+    )

@@ -1,0 +1,3 @@
+"""Structured pruning: units that matter least are removed."""
+
+from compress.pruning.channels import PruneChannels as PruneChannels

@@ -1,0 +1,3 @@
+"""Integers in place of floats."""
+
+from compress.quantization.static import QuantizeStatic as QuantizeStatic

@@ -1,0 +1,80 @@
+"""Where integers begin and end: only where ONNX Runtime fuses a whole island.
+
+A layer with weights becomes one integer operator if its input, its weights and, for a
+convolution, its output are quantized with nothing between them but what the runtime fuses:
+
+1. A ReLU that alone reads a layer's output belongs to the layer: the quantizer stands behind it.
+2. Layers that only move numbers (pooling by maximum, reshaping) pass integers through: they are
+   quantized behind as they were before.
+3. The input of the first layer with weights is quantized behind the preprocessing.
+4. Everything else, such as the closing Softmax, stays in floats; a Linear hands it floats itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hlserve.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Reshape
+from hlserve.nn.network import Network, Node
+
+_PASSES_INTEGERS = (Flatten, MaxPool2d, Reshape)
+_NOTHING_ON_EXPORT = (Dropout,)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What to quantize.
+
+    Attributes:
+        layers: nodes whose weights and bias become integers -> the observed value that feeds
+            them, whose scale the bias takes.
+        values: every node or input to quantize -> the observed value whose range it shares.
+    """
+
+    layers: dict[str, str]
+    values: dict[str, str]
+
+    @property
+    def observed(self) -> list[str]:
+        """The values whose range calibration must find."""
+        return sorted(set(self.values.values()))
+
+
+def place(network: Network) -> Placement:
+    """The islands of a network; empty where it has no layer that can run in integers."""
+    nodes = {node.name: node for node in network.nodes}
+    layers: dict[str, str] = {}
+    values: dict[str, str] = {}
+    for node in network.nodes:
+        if not isinstance(node.layer, Linear | Conv2d):
+            continue
+        path = _path_up(nodes, node.inputs[0])
+        layers[node.name] = path[-1]
+        values.update(dict.fromkeys(path, path[-1]))
+    for name in layers:
+        if isinstance(nodes[name].layer, Conv2d):
+            last = _last_of_island(network, name)
+            values.setdefault(last, last)
+    return Placement(layers, {v: s for v, s in values.items() if not _is_nothing(nodes.get(v))})
+
+
+def _path_up(nodes: dict[str, Node], name: str) -> list[str]:
+    """The value, then those before it as long as layers only pass integers through."""
+    path = [name]
+    node = nodes.get(name)
+    while node is not None and isinstance(node.layer, _PASSES_INTEGERS + _NOTHING_ON_EXPORT):
+        path.append(node.inputs[0])
+        node = nodes.get(node.inputs[0])
+    return path
+
+
+def _last_of_island(network: Network, name: str) -> str:
+    readers = [node for node in network.nodes if name in node.inputs]
+    is_read_outside = name in network.outputs.values()
+    if len(readers) == 1 and isinstance(readers[0].layer, ReLU) and not is_read_outside:
+        return readers[0].name
+    return name
+
+
+def _is_nothing(node: Node | None) -> bool:
+    return node is not None and isinstance(node.layer, _NOTHING_ON_EXPORT)

@@ -1,0 +1,86 @@
+"""Static int8: what every value looks like is learned once, from some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+
+from compress.quantization.observer import (
+    activation_qparams,
+    bias_qparams,
+    percentile_ranges,
+    value_ranges,
+    weight_qparams,
+)
+from compress.quantization.placement import place
+from compress.technique import Compressed, Data, Technique, require_floats
+from hlserve.errors import CompressionError, ConfigError
+from hlserve.nn.network import Network
+from hlserve.nn.param import Array
+
+BATCH_SIZE = 64  # rows observed at a time; memory does not grow with the number of rows
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class QuantizeStatic(Technique):
+    """uint8 activations, int8 weights a scale each output channel, int32 biases.
+
+    Source: Jacob et al. 2018, arXiv:1712.05877. Unsigned activations and signed weights are
+    what x86 processors multiply fastest. Values are only marked here; the exporter writes them
+    as QuantizeLinear and DequantizeLinear, and ONNX Runtime fuses those around each layer.
+
+    Attributes:
+        observer: ``minmax`` takes the whole range seen, ``percentile`` cuts off outliers.
+        percentile: how many % of the values the latter keeps.
+        rows: how many training rows to observe.
+    """
+
+    observer: Literal["minmax", "percentile"] = "minmax"
+    percentile: float = 99.99
+    rows: int = 512
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or not 50 < self.percentile <= 100:
+            raise ConfigError(
+                f"QuantizeStatic: rows is {self.rows}, expected 1 or more, and percentile "
+                f"{self.percentile}, expected above 50 and up to 100"
+            )
+
+    def requires(self, network: Network, data: Data) -> None:
+        """See Technique."""
+        require_floats("QuantizeStatic", network)
+        if not place(network).layers:
+            raise CompressionError("QuantizeStatic: no layer of this network runs in integers")
+
+    def transform(self, network: Network, data: Data) -> Compressed:
+        """See Technique."""
+        result = network.copy()
+        placement = place(result)
+        ranges = value_ranges(self._batches(result, placement.observed, data))
+        if self.observer == "percentile":
+            again = self._batches(result, placement.observed, data)
+            ranges = percentile_ranges(again, ranges, self.percentile)
+        for value, source in placement.values.items():
+            result.activation_qparams[value] = activation_qparams(ranges[source])
+        for name, source in placement.layers.items():
+            params = result.node(name).layer.params()
+            input_scale = float(activation_qparams(ranges[source]).scale)
+            weight, bias = params["weight"], params["bias"]
+            weight.qparams = weight_qparams(
+                weight.value, weight.out_axis or 0, bias=bias.value, input_scale=input_scale
+            )
+            bias.qparams = bias_qparams(weight.qparams, input_scale)
+        return Compressed(result)
+
+    def _batches(
+        self, network: Network, names: list[str], data: Data
+    ) -> Iterator[dict[str, Array]]:
+        order = np.random.default_rng(data.seed).permutation(len(data.train))[: self.rows]
+        workspace = network.workspace()
+        for start in range(0, len(order), BATCH_SIZE):
+            rows = data.train.take(np.sort(order[start : start + BATCH_SIZE]))
+            yield network.activations(rows.inputs, names, workspace)

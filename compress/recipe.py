@@ -1,0 +1,126 @@
+"""Recipes: techniques in order, as Python objects and as TOML.
+
+[[step]]
+technique = "PruneChannels"
+ratio = 0.5
+
+[[step]]
+technique = "Distill"
+epochs = 6
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, final
+
+import msgspec
+
+from compress.distillation import Distill, FineTune
+from compress.folding import FoldScale
+from compress.pruning import PruneChannels
+from compress.quantization import QuantizeStatic
+from compress.technique import Compressed, Data, Report, Technique
+from hlserve.errors import CompressionError, ConfigError
+from hlserve.nn.network import Network
+
+TECHNIQUES: tuple[type[Technique], ...] = (
+    Distill,
+    FineTune,
+    FoldScale,
+    PruneChannels,
+    QuantizeStatic,
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recipe(Technique):
+    """Techniques one after another; a technique itself, with a report row for every step."""
+
+    steps: tuple[Technique, ...]
+
+    def transform(self, network: Network, data: Data) -> Compressed:
+        """See Technique."""
+        reports: list[Report] = []
+        current = network.copy()
+        for number, step in enumerate(self.steps, start=1):
+            try:
+                result = step.apply(current, data)
+            except CompressionError as error:
+                raise CompressionError(f"step {number} of {len(self.steps)}: {error}") from error
+            current, reports = result.network, [*reports, *result.reports]
+        return Compressed(current, tuple(reports))
+
+    def to_toml(self) -> str:
+        """The recipe as ``from_toml`` reads it."""
+        blocks = []
+        for step in self.steps:
+            lines = ["[[step]]", f'technique = "{type(step).__name__}"']
+            lines += [f"{name} = {_toml(value)}" for name, value in step.settings().items()]
+            blocks.append("\n".join(lines) + "\n")
+        return "\n".join(blocks)
+
+    @classmethod
+    def from_toml(cls, text: str, *, name: str = "recipe") -> Recipe:
+        """The recipe that a TOML text describes.
+
+        Raises:
+            ConfigError: no TOML, an unknown technique or setting, or a value out of range.
+        """
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{name} is no TOML: {error}") from error
+        unknown = sorted(content.keys() - {"step"})
+        if unknown:
+            raise ConfigError(f"{name}: unknown key {unknown[0]!r}, expected tables [[step]]")
+        steps = content.get("step", [])
+        if not isinstance(steps, list) or not steps:
+            raise ConfigError(f"{name}: no steps; write one or more tables [[step]]")
+        return cls(tuple(_step(f"{name}, step {n}", s) for n, s in enumerate(steps, start=1)))
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """The recipe in a file.
+
+        Raises:
+            ConfigError: it cannot be read, or see ``from_toml``.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+        return cls.from_toml(text, name=f"recipe {path}")
+
+
+def _step(where: str, content: object) -> Technique:
+    if not isinstance(content, dict) or not isinstance(content.get("technique"), str):
+        raise ConfigError(f'{where}: expected a table with technique = "..."')
+    known = {technique.__name__: technique for technique in TECHNIQUES}
+    name = content["technique"]
+    if name not in known:
+        raise ConfigError(f"{where}: unknown technique {name!r}; there are {', '.join(known)}")
+    settings = {key: value for key, value in content.items() if key != "technique"}
+    allowed = [f.name for f in fields(known[name])]  # type: ignore[arg-type]  # each is a dataclass
+    unknown = sorted(settings.keys() - set(allowed))
+    if unknown:
+        expected = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+        raise ConfigError(f"{where}: {name} has no setting {unknown[0]!r}; {expected}")
+    try:
+        return msgspec.convert(settings, type=known[name])
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {name}: {error}") from error
+
+
+def _toml(value: Any) -> str:
+    """A setting: text, number, truth or a list of them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()  # a JSON string is a TOML basic string
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    return repr(value)
