@@ -68,7 +68,8 @@ class Dropout(Layer):
         workspace.rng.random(dtype=np.float32, out=drawn)
         kept = workspace.scratch("kept", shape, np.bool_)
         np.greater_equal(drawn, self.rate, out=kept)
-        return np.multiply(kept, 1 / (1 - self.rate), out=workspace.empty("factor", shape))
+        factor = workspace.empty("factor", shape)
+        return np.multiply(kept, 1 / (1 - self.rate), out=factor, dtype=workspace.dtype)
 
 
 def _unchanged(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:

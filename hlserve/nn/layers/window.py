@@ -67,7 +67,7 @@ class Window:
 
 
 def _pair(name: str, value: IntOrPair, *, least: int) -> Pair:
-    sizes = (value, value) if isinstance(value, int) else tuple(value)
+    sizes = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(sizes) != 2 or not all(isinstance(n, int) and n >= least for n in sizes):
         raise ConfigError(f"{name} (={value!r}) must be an int of at least {least}, or two of them")
     return sizes[0], sizes[1]

@@ -1,0 +1,362 @@
+"""Laws over every row of the table of layers."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress import export
+from hlserve.errors import ConfigError
+from hlserve.nn import checkpoint
+from hlserve.nn.gradcheck import check_gradients
+from hlserve.nn.layer import Layer
+from hlserve.nn.layers import (
+    LAYERS,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Reshape,
+    Softmax,
+    Standardize,
+)
+from hlserve.nn.network import Input, Network, sequential
+from hlserve.nn.param import Array
+from hlserve.nn.workspace import Workspace
+from tests.nn.cases import CASES, Case
+
+ROUNDING = {"rtol": 2e-5, "atol": 2e-6}  # float32 sums of at most 50 terms in another order
+# What a ufunc that converts types or walks strided arrays may hold at a time: three operands of
+# np.getbufsize() elements. It does not grow with the arrays.
+NUMPY_BUFFERS = 3 * 8192 * 4
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def run(
+    network: Network,
+    rows: dict[str, Array],
+    workspace: Workspace | None = None,
+    *,
+    training: bool = True,
+) -> tuple[Array, dict[str, Array], Array]:
+    """Output, input gradients and flat parameter gradient of one pass, as arrays of their own."""
+    if workspace is None:
+        workspace = network.workspace(np.random.default_rng(3))
+    network.grad.fill(0)
+    y, backward = network.forward(rows, training=training, workspace=workspace)
+    result = y.copy()
+    dy = np.random.default_rng(4).standard_normal(y.shape).astype(network.dtype)
+    to_inputs = {name: dx.copy() for name, dx in backward(dy, to_inputs=True).items()}
+    return result, to_inputs, network.grad.copy()
+
+
+def test_the_table_lists_every_layer() -> None:
+    assert {type(case.make()) for case in CASES} == set(LAYERS)
+
+
+def test_layers_are_listed_once_by_name() -> None:
+    names = [layer.__name__ for layer in LAYERS]
+    assert names == sorted(set(names))
+
+
+# ----- gradients
+
+
+@every_case
+@pytest.mark.parametrize("rows", [1, 5])
+def test_gradients_agree_with_central_differences(case: Case, rows: int) -> None:
+    check_gradients(case.network(), case.rows(rows), rng=np.random.default_rng(0))
+
+
+@every_case
+def test_gradients_of_prediction_agree_too(case: Case) -> None:
+    network = case.network()
+    check_gradients(network, case.rows(3), rng=np.random.default_rng(0), training=False)
+
+
+@every_case
+def test_gradients_add_up_over_passes(case: Case) -> None:
+    network = case.network()
+    _, _, once = run(network, case.rows(4))
+    workspace = network.workspace(np.random.default_rng(3))
+    for _ in range(2):
+        y, backward = network.forward(case.rows(4), training=True, workspace=workspace)
+        dy = np.random.default_rng(4).standard_normal(y.shape).astype(np.float32)
+        assert backward(dy) == {}
+    np.testing.assert_allclose(network.grad, 3 * once, **ROUNDING)
+
+
+# ----- the forward pass
+
+
+@every_case
+def test_onnx_runtime_computes_the_same(case: Case) -> None:
+    network = case.network()
+    export.check_parity(network, export.to_onnx(network), case.rows(6))
+
+
+@every_case
+def test_a_batch_equals_its_rows_one_by_one(case: Case) -> None:
+    network, rows = case.network(), case.rows(5)
+    whole = network.predict(rows)["y"]
+    for i in range(5):
+        one = network.predict({name: array[i : i + 1] for name, array in rows.items()})["y"]
+        np.testing.assert_allclose(one, whole[i : i + 1], **ROUNDING)
+
+
+@every_case
+def test_the_output_has_the_promised_shape_and_dtype(case: Case) -> None:
+    network = case.network()
+    y = network.predict(case.rows(3))["y"]
+    assert y.shape == (3, *network.shapes["layer"])
+    assert y.dtype == np.float32
+
+
+@every_case
+def test_an_empty_batch_gives_empty_outputs_and_no_gradient(case: Case) -> None:
+    network = case.network()
+    y, to_inputs, grad = run(network, case.rows(0))
+    assert y.shape == (*network.shapes["layer"], 0)
+    assert {name: dx.shape for name, dx in to_inputs.items()} == {
+        i.name: (0, *i.shape) for i in network.inputs
+    }
+    assert not grad.any()
+
+
+@every_case
+def test_prediction_is_not_random(case: Case) -> None:
+    network, rows = case.network(), case.rows(4)
+    workspace = network.workspace()  # without a random generator
+    first, _, _ = run(network, rows, workspace, training=False)
+    again, _, _ = run(network, rows, workspace, training=False)
+    np.testing.assert_array_equal(first, again)
+
+
+@every_case
+def test_inputs_are_never_written(case: Case) -> None:
+    rows = case.rows(4)
+    for array in rows.values():
+        array.flags.writeable = False  # a write raises
+    run(case.network(), rows)
+    inputs = [np.ascontiguousarray(np.moveaxis(array, 0, -1)) for array in rows.values()]
+    before = [x.copy() for x in inputs]
+    workspace = Workspace(rng=np.random.default_rng(0))
+    y, backward = case.network().nodes[0].layer.forward(*inputs, training=True, workspace=workspace)
+    backward(np.ones_like(y))
+    for x, kept in zip(inputs, before, strict=True):
+        np.testing.assert_array_equal(x, kept)
+
+
+@every_case
+def test_the_memory_order_of_inputs_and_gradients_does_not_matter(case: Case) -> None:
+    layer = case.network().nodes[0].layer
+    turned = [np.moveaxis(array, 0, -1) for array in case.rows(4).values()]
+    results = []
+    for inputs in (turned, [np.ascontiguousarray(x) for x in turned]):
+        for order in ("C", "F"):
+            workspace = Workspace(rng=np.random.default_rng(0))
+            y, backward = layer.forward(*inputs, training=True, workspace=workspace)
+            dy = np.random.default_rng(4).standard_normal(y.shape)
+            (dx,) = backward(np.array(dy, np.float32, order=order))
+            results.append((y.copy(), dx.copy()))
+    for y, dx in results[1:]:
+        np.testing.assert_allclose(y, results[0][0], **ROUNDING)
+        np.testing.assert_allclose(dx, results[0][1], **ROUNDING)
+
+
+# ----- workspaces
+
+
+@every_case
+def test_a_shorter_batch_behind_a_longer_one_sees_nothing_of_it(case: Case) -> None:
+    network = case.network()
+    workspace = network.workspace(np.random.default_rng(3))
+    run(network, case.rows(7, seed=1), workspace)
+    after = run(network, case.rows(3), workspace, training=False)
+    fresh = run(network, case.rows(3), training=False)
+    for kept, new in zip(
+        (after[0], *after[1].values(), after[2]),
+        (fresh[0], *fresh[1].values(), fresh[2]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(kept, new)
+
+
+@every_case
+def test_a_steady_step_allocates_no_large_array(case: Case) -> None:
+    network = case.network()
+    smallest = min(int(np.prod(shape)) for shape in (*network.shapes.values(), *case.shapes))
+    n = 40_000 // smallest  # every activation has at least 160 kB in float32
+    rows = case.rows(n)
+    workspace = network.workspace(np.random.default_rng(3))
+    y, _ = network.forward(rows, training=True, workspace=workspace)
+    dy, spent = np.ones_like(y), np.empty_like(y)
+
+    def step() -> None:
+        np.copyto(spent, dy)
+        _, backward = network.forward(rows, training=True, workspace=workspace)
+        backward(spent, to_inputs=True)
+
+    step()
+    tracemalloc.start()
+    try:
+        step()
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < NUMPY_BUFFERS + 20_000
+
+
+# ----- what a checkpoint and pruning need
+
+
+@every_case
+def test_a_checkpoint_brings_the_layer_back(case: Case, tmp_path: Path) -> None:
+    network = case.network()
+    checkpoint.save(network, tmp_path / "run.safetensors")
+    loaded = checkpoint.load(tmp_path / "run.safetensors")
+    layer, again = network.nodes[0].layer, loaded.nodes[0].layer
+    assert type(again) is type(layer)
+    assert again.config() == layer.config()
+    np.testing.assert_array_equal(
+        loaded.predict(case.rows(3))["y"], network.predict(case.rows(3))["y"]
+    )
+
+
+@every_case
+def test_the_constructor_takes_its_config_back_from_json(case: Case) -> None:
+    layer = case.make()
+    again = type(layer)(**json.loads(json.dumps(layer.config())))
+    assert json.dumps(again.config()) == json.dumps(layer.config())
+
+
+@every_case
+def test_a_layer_made_from_its_own_arrays_is_the_same(case: Case) -> None:
+    network = case.network()
+    layer = network.nodes[0].layer
+    again = layer.with_arrays({name: param.value for name, param in layer.params().items()})
+    assert again is not layer
+    assert all(
+        again.params()[name].value is not param.value for name, param in layer.params().items()
+    )
+    other = network.replace_layers({"layer": again})
+    np.testing.assert_array_equal(
+        other.predict(case.rows(3))["y"], network.predict(case.rows(3))["y"]
+    )
+
+
+def surrounded(case: Case) -> Network:
+    """The case's layer between one that makes units and one that reads them, where they fit."""
+    layer, (shape,) = case.make(), case.shapes
+    out = layer.output_shape(shape)
+    before: list[Layer] = [Linear(shape[0], shape[0])] if len(shape) == 1 else []
+    after: list[Layer] = [Linear(out[0], 2)] if len(out) == 1 else []
+    if len(shape) == 3:
+        before = [Conv2d(shape[0], shape[0], 1)]
+    if len(out) == 3:
+        after = [Conv2d(out[0], 2, 1)]
+    network = sequential([*before, layer, *after], Input("x", shape), output="y")
+    network.value[...] = 0.5 * np.random.default_rng(1).standard_normal(network.value.size)
+    return network
+
+
+@every_case
+def test_removing_a_unit_equals_reading_nothing_of_it(case: Case) -> None:
+    network = surrounded(case)
+    rows = case.rows(3)["x0"]
+    flow = network.channel_flow()
+    bindings = flow.bindings()
+    made = {unit for b in bindings if b.is_producer for unit in b.ids.tolist()}
+    for unit in sorted(made - flow.protected()):
+        if any(set(b.ids.tolist()) == {unit} for b in bindings):
+            continue  # the last one of its kind
+        deaf = network.copy()
+        names = {id(param): name for name, param in network.params().items()}
+        arrays = {name: param.value.copy() for name, param in network.params().items()}
+        for binding in bindings:
+            name, is_unit = names[id(binding.param)], binding.ids == unit
+            if not binding.is_producer:
+                np.moveaxis(deaf.params()[name].value, binding.axis, 0)[is_unit] = 0
+            arrays[name] = np.delete(arrays[name], np.flatnonzero(is_unit), binding.axis)
+        smaller = network.replace_layers(
+            {
+                node.name: node.layer.with_arrays(
+                    {name: arrays[f"{node.name}.{name}"] for name in node.layer.params()}
+                )
+                for node in network.nodes
+            }
+        )
+        assert smaller.n_parameters < network.n_parameters
+        np.testing.assert_allclose(smaller.predict(rows)["y"], deaf.predict(rows)["y"], **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(Softmax(), (4,)), (Standardize([0.0] * 4, [1.0] * 4), (4,)), (Reshape((1, 2, 2)), (4,))],
+    ids=["softmax", "standardize", "reshape that mixes"],
+)
+def test_units_that_cannot_go_alone_are_protected(layer: Layer, shape: tuple[int, ...]) -> None:
+    network = sequential([Linear(3, 4), layer, Flatten(), Linear(4, 2)], Input("x", (3,)))
+    flow = network.channel_flow()
+    made = next(b.ids for b in flow.bindings() if b.param is network.params()["linear_1.bias"])
+    assert set(made.tolist()) <= flow.protected()
+    assert network.shapes[network.nodes[1].inputs[0]] == shape
+
+
+# ----- what users may get wrong
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Linear(0, 3), r"in_features \(=0\)"),
+        (lambda: Conv2d(1, 0, 3), r"out_channels \(=0\)"),
+        (lambda: Conv2d(1, 1, 0), r"kernel_size \(=0\) must be an int of at least 1"),
+        (lambda: Conv2d(1, 1, (3, 3, 3)), r"kernel_size \(=\(3, 3, 3\)\)"),
+        (lambda: Conv2d(1, 1, 3, stride=0), r"stride \(=0\)"),
+        (lambda: Conv2d(1, 1, 3, padding=-1), r"padding \(=-1\) must be an int of at least 0"),
+        (lambda: MaxPool2d(2.5), r"kernel_size \(=2.5\)"),
+        (lambda: Standardize([0.0], [1.0, 2.0]), r"mean has shape \(1,\) and std \(2,\)"),
+        (lambda: Standardize([float("nan")], [1.0]), "must be finite"),
+        (lambda: Reshape((2, -1, -1)), r"-1 at most once"),
+        (lambda: Reshape((0, 4)), "at least 1"),
+    ],
+)
+def test_constructors_refuse_what_cannot_work(make: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "message"),
+    [
+        (Linear(4, 2), ((5,),), r"rows of shape \(4,\), got .*5.*put a Flatten before it"),
+        (Linear(4, 2), ((4,), (4,)), "Linear expects"),
+        (Conv2d(3, 2, 3), ((1, 8, 8),), r"\(3, height, width\), got \(1, 8, 8\)"),
+        (Conv2d(1, 2, 9), ((1, 8, 8),), r"window of \(9, 9\) does not fit into \(8, 8\)"),
+        (MaxPool2d(2), ((7,),), r"\(channels, height, width\), got \(7,\)"),
+        (MaxPool2d(2), ((1, 1, 8),), "does not fit"),
+        (Softmax(), ((2, 3),), r"\(features,\), got \(2, 3\)"),
+        (Reshape((2, 3)), ((7,),), r"hold 7 numbers, which do not make \(2, 3\)"),
+        (Standardize([0.0], [1.0]), ((2,),), r"rows of 1 columns, got \(2,\)"),
+        (Flatten(), ((2,), (2,)), "takes one input, got 2"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(
+    layer: Layer, shapes: tuple[tuple[int, ...], ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        layer.output_shape(*shapes)
+
+
+def test_arrays_for_a_layer_without_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Softmax has no parameters, got \['weight'\]"):
+        Softmax().with_arrays({"weight": np.zeros(3)})
