@@ -239,7 +239,7 @@ class InferenceClient:
             raise InvalidRequestError(
                 f"model {model!r} has the inputs {names}: pass a mapping from name to array"
             )
-        return {facts.inputs[0].name: _cast(np.asarray(value), facts.inputs[0])}
+        return {facts.inputs[0].name: cast_array(np.asarray(value), facts.inputs[0])}
 
     def _call(
         self, name: str, request: Message, response: type[_Response], timeout_s: float | None
@@ -273,8 +273,14 @@ def _tensors(
     return tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in tensors)
 
 
-def _cast(array: Array, tensor: TensorMetadata) -> Array:
-    """Numbers in the input's datatype: any number to a float, integers to an integer."""
+def cast_array(array: Array, tensor: TensorMetadata) -> Array:
+    """Numbers in the input's datatype: any number to a float, integers to an integer.
+
+    What cannot be cast is handed back as it came; the server says what it expects.
+
+    Raises:
+        InvalidRequestError: an integer is outside the datatype.
+    """
     datatype = datatypes.by_name(tensor.datatype)
     if datatypes.of_array(array) is datatype:
         return array
@@ -282,7 +288,7 @@ def _cast(array: Array, tensor: TensorMetadata) -> Array:
     to_float = kinds[1] == "f" and kinds[0] in "biuf"
     to_integer = kinds[1] in "iu" and kinds[0] in "biu"
     if not (to_float or to_integer):
-        return array  # the server says what it expects
+        return array
     with np.errstate(over="ignore"):  # checked below
         cast_array = array.astype(datatype.dtype)
     if to_integer and not np.array_equal(cast_array, array):

@@ -13,6 +13,7 @@ from hlserve.repository import Repository
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.model import ServedModel
+from hlserve.serving.providers import execution_providers
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
 from hlserve.serving.transports.grpcio import GrpcioServer
@@ -30,11 +31,14 @@ class Server:
         config: everything it can be told.
 
     Raises:
+        ConfigError: there is no such provider.
+        ProviderError: this installation does not have the provider.
         RepositoryError: the repository is no folder, or holds no model.
         UnavailableError: the address cannot be bound.
     """
 
     def __init__(self, config: ServerConfig) -> None:
+        execution_providers(config.provider)  # one clear error, not one a model
         self._config = config
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)

@@ -138,8 +138,8 @@ def dynamic_quantization() -> bytes:
     return model_bytes(nodes, {"x": kind}, {"y": kind})
 
 
-def slow(steps: int = 400, size: int = 256) -> bytes:
-    """Some hundred milliseconds: a loop of matrix products."""
+def slow(size: int = 256) -> bytes:
+    """As long as its input ``steps`` says: a loop of matrix products, about 50 us a step."""
     w = np.eye(size, dtype=np.float32)
     body = helper.make_graph(
         [
@@ -162,9 +162,12 @@ def slow(steps: int = 400, size: int = 256) -> bytes:
         helper.make_node("Loop", ["steps", "", "start"], ["y"], body=body),
     ]
     kind = (TensorProto.FLOAT, ["batch", size])
-    return model_bytes(
-        nodes, {"x": kind}, {"y": kind}, {"w": w, "steps": np.array(steps, np.int64)}
-    )
+    steps = (TensorProto.INT64, [])
+    return model_bytes(nodes, {"x": kind, "steps": steps}, {"y": kind}, {"w": w})
+
+
+def slow_inputs(steps: int, size: int = 256) -> dict[str, Array]:
+    return {"x": np.ones((8, size), np.float32), "steps": np.array(steps, np.int64)}
 
 
 def put(
@@ -182,3 +185,23 @@ def put(
     if config is not None:
         (root / name / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def unknown_operator() -> bytes:
+    kind = (TensorProto.FLOAT, ["batch", 4])
+    node = helper.make_node("Mystery", ["x"], ["y"], domain="elsewhere")
+    return model_bytes([node], {"x": kind}, {"y": kind}, domains=["elsewhere"])
+
+
+def external_data(location: str, size: int = 4096) -> bytes:
+    """Adds a tensor that lies in another file: ``size`` float32."""
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[size])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", str(4 * size))):
+        tensor.external_data.add(key=key, value=value)
+    kind = (TensorProto.FLOAT, ["batch", size])
+    model = onnx.load_from_string(
+        model_bytes([helper.make_node("Add", ["x", "w"], ["y"])], {"x": kind}, {"y": kind})
+    )
+    model.graph.initializer.append(tensor)
+    return model.SerializeToString()
