@@ -29,8 +29,8 @@ from hlserve.nn.param import Array, Param, QParams
 SCHEMA_VERSION = 1
 METADATA_KEY = "hlserve"
 
-# A description can ask for any size before its tensors are looked at. Layers of up to this
-# many elements are made; beyond, the file is taken for damaged or hostile.
+# A description can ask for any size before its tensors are looked at. Where a layer's two
+# largest sizes multiply to more, the file is taken for damaged or hostile.
 MAX_LAYER_ELEMENTS = 2**28
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
@@ -123,6 +123,8 @@ def load(path: str | Path) -> Network:
     description, tensors = _read(Path(path))
     try:
         return _network(description, tensors)
+    except RecursionError as error:
+        raise ModelFileError(f"checkpoint {path}: its description is nested too deep") from error
     except ConfigError as error:
         raise ModelFileError(f"checkpoint {path}: {error}") from error
 
@@ -273,7 +275,7 @@ def _layer(node: NodeDescription, tensors: Mapping[str, Array]) -> Layer:
             f"node {node.name!r}: layer {node.layer!r} is unknown; known are {sorted(kinds)}"
         )
     config = {name: _as_argument(value) for name, value in node.config.items()}
-    _require_sane_sizes(node)
+    _require_sane_sizes(node, config)
     try:
         layer: Layer = kinds[node.layer](**config)
     except (ArithmeticError, AttributeError, MemoryError, TypeError, ValueError) as error:
@@ -288,10 +290,16 @@ def _as_argument(value: Any) -> Any:
     return tuple(_as_argument(v) for v in value) if isinstance(value, list) else value
 
 
-def _require_sane_sizes(node: NodeDescription) -> None:
-    sizes = sorted(abs(v) for v in node.config.values() if isinstance(v, int))
-    if math.prod(sizes[-2:]) > MAX_LAYER_ELEMENTS:
-        raise ConfigError(f"node {node.name!r}: {node.layer}({node.config}) is too large")
+def _integers(value: Any) -> list[int]:
+    if isinstance(value, tuple):
+        return [integer for part in value for integer in _integers(part)]
+    return [abs(value)] if isinstance(value, int) else []
+
+
+def _require_sane_sizes(node: NodeDescription, config: dict[str, Any]) -> None:
+    largest = sorted(_integers(tuple(config.values())))[-2:]
+    if math.prod(largest) > MAX_LAYER_ELEMENTS:
+        raise ConfigError(f"node {node.name!r}: {node.layer}({config}) is too large")
 
 
 def _fill(network: Network, description: Description, left: dict[str, Array]) -> None:
