@@ -69,8 +69,8 @@ proto-check: $(READY)  ## is hlserve/pb what proto/ makes?
 	$(BIN)/python tools/generate_proto.py build/pb >/dev/null
 	diff -r -x __pycache__ -x __init__.py -x messages.py build/pb hlserve/pb
 
-parity: $(PARITY_READY)  ## compare with PyTorch, in an environment of its own
-	$(PARITY_VENV)/bin/python -m pytest -n $(WORKERS) tests/parity
+parity: $(PARITY_READY)  ## compare with PyTorch and be called by kserve, in an environment of its own
+	$(PARITY_VENV)/bin/python -m pytest -n $(WORKERS) tests/parity tests/serving/test_other_clients.py
 
 bench: $(PARITY_READY)  ## benchmarks, beside PyTorch and scikit-learn: reported, never a gate
 	set -e; for script in $(filter-out %_child.py,$(wildcard benchmarks/*.py)); do $(PARITY_VENV)/bin/python $$script; done
