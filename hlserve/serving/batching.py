@@ -8,6 +8,7 @@ request whose deadline passed, or whose caller went away, never runs.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -17,12 +18,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlserve.errors import DeadlineExceededError, HlserveError, InferenceError, QueueFullError
+from hlserve.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    QueueFullError,
+    ShuttingDownError,
+)
 from hlserve.serving.config import BatchingConfig
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
 Run = Callable[[Mapping[str, Array], Sequence[str]], Outputs]
+
+_LOG = logging.getLogger(__name__)
 
 # A run shorter than this goes inline: a worker thread costs about 60 us to wake and to answer,
 # and the event loop can bear so short a pause.
@@ -162,8 +170,8 @@ class DynamicBatcher:
     async def _run_in_worker(self, batch: list[_Pending], loop: asyncio.AbstractEventLoop) -> None:
         try:
             answers = await loop.run_in_executor(self._executor, self._answers, batch)
-        except Exception as error:  # not swallowed: whoever waits must hear of it, or hangs
-            answers = [error] * len(batch)
+        except RuntimeError:  # the executor was shut down: the drain took too long
+            answers = [ShuttingDownError(f"{self._label}: the server ended")] * len(batch)
         self._running = None
         _deliver(batch, answers)
         self._flush_rest(loop)
@@ -193,12 +201,16 @@ class DynamicBatcher:
         return batch
 
     def _answers(self, batch: list[_Pending]) -> list[Outputs | Exception]:
-        """An answer or an error for each; if the joined run fails, each runs alone."""
+        """An answer or an error for each; if the joined run fails, each runs alone.
+
+        Never raises: an error that reached nobody would leave its callers waiting.
+        """
         if len(batch) > 1:
             try:
                 return list(self._run_joined(batch))
-            except HlserveError:
-                pass  # one bad row must not fail its neighbours: find it by running one by one
+            except Exception:
+                # One bad row must not fail its neighbours; alone, the culprit raises it again.
+                _LOG.debug("%s: a joined run failed, going one by one", self._label, exc_info=True)
         return [self._run_alone(pending) for pending in batch]
 
     def _run_joined(self, batch: list[_Pending]) -> list[Outputs]:
@@ -225,7 +237,7 @@ class DynamicBatcher:
         started_s = time.perf_counter()
         try:
             outputs = self._run(pending.inputs, pending.outputs)
-        except HlserveError as error:
+        except Exception as error:  # handed to the caller, who raises it
             return error
         self._run_times.record([pending], time.perf_counter() - started_s)
         return outputs
