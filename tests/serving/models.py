@@ -205,3 +205,24 @@ def external_data(location: str, size: int = 4096) -> bytes:
     )
     model.graph.initializer.append(tensor)
     return model.SerializeToString()
+
+
+def no_inputs() -> bytes:
+    node = helper.make_node("Identity", ["c"], ["y"])
+    constant = {"c": np.ones((1, 2), np.float32)}
+    return model_bytes([node], {}, {"y": (TensorProto.FLOAT, [1, 2])}, constant)
+
+
+def needs_five_columns() -> bytes:
+    """Declares any number of columns and runs with five only."""
+    return model_bytes(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["batch", "n"])},
+        {"y": (TensorProto.FLOAT, ["batch", 2])},
+        {"w": np.ones((5, 2), np.float32)},
+    )
+
+
+def bfloat16() -> bytes:
+    kind = (TensorProto.BFLOAT16, ["batch"])
+    return model_bytes([helper.make_node("Identity", ["x"], ["y"])], {"x": kind}, {"y": kind})
