@@ -205,10 +205,7 @@ class Network:
         arrays = self.named_rows(rows)
         n = len(next(iter(arrays.values())))
         workspace = self.workspace()
-        results = {
-            name: np.empty((n, *self.shapes[node]), self.dtype)
-            for name, node in self.outputs.items()
-        }
+        results = {o: np.empty((n, *self.shapes[v]), self.dtype) for o, v in self.outputs.items()}
         for start in range(0, n, batch_size):
             stop = start + batch_size
             chunk = {name: array[start:stop] for name, array in arrays.items()}
@@ -264,10 +261,9 @@ class Network:
             channels[entry.name] = Channels(ids, axis=1 if len(entry.shape) == 2 else 0)
             flow.protect(ids)
         for node in self.nodes:
+            units = [channels[i] for i in node.inputs]
             shapes = [self.shapes[i] for i in node.inputs]
-            channels[node.name] = node.layer.channel_flow(
-                flow, [channels[i] for i in node.inputs], shapes
-            )
+            channels[node.name] = node.layer.channel_flow(flow, units, shapes)
         for node_name in self.outputs.values():
             flow.protect(channels[node_name].ids)
         return flow
@@ -366,9 +362,7 @@ def _fit_rows(name: str, array: Array, shape: Shape) -> Array:
 def _infer_shapes(
     inputs: Sequence[Input], nodes: Sequence[Node], outputs: Mapping[str, str]
 ) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {}
-    for entry in inputs:
-        shapes[entry.name] = entry.shape
+    shapes = {entry.name: entry.shape for entry in inputs}
     for node in nodes:
         if node.name in shapes:
             raise ConfigError(f"two parts of the network are named {node.name!r}")

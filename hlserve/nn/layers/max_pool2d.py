@@ -97,19 +97,22 @@ class MaxPool2d(Layer):
         dx = workspace.empty(f"dx_{axis}", x.shape)
         if kernel != stride or kernel * places != x.shape[axis]:
             dx.fill(0)
-        taps = list(zip(self._taps(x, axis, places), self._taps(dx, axis, places), strict=True))
-        for value, grad in taps[:-1]:
+        values, grads = (self._taps(array, axis, places) for array in (x, dx))
+        for tap, value in enumerate(values[:-1]):
             is_first = workspace.scratch("is_first", y.shape, np.bool_)
             np.equal(value, y, out=is_first)
-            if stride < kernel:  # windows overlap: add
-                taken = workspace.scratch("taken", y.shape)
-                np.multiply(dy, is_first, out=taken)
-                np.add(grad, taken, out=grad)
-            else:
-                taken = np.multiply(dy, is_first, out=grad)
-            np.subtract(dy, taken, out=dy)  # what is taken is gone for the taps behind
-        last = taps[-1][1]
-        np.add(last, dy, out=last) if stride < kernel else np.copyto(last, dy)
+            # What a tap takes is gone for those behind it; the last one gets the rest.
+            if stride >= kernel:
+                np.multiply(dy, is_first, out=grads[tap])
+                np.subtract(dy, grads[tap], out=grads[-1] if tap == kernel - 2 else dy)
+            else:  # windows overlap, gradients add up
+                taken = np.multiply(dy, is_first, out=workspace.scratch("taken", y.shape))
+                np.add(grads[tap], taken, out=grads[tap])
+                np.subtract(dy, taken, out=dy)
+        if stride < kernel:
+            np.add(grads[-1], dy, out=grads[-1])
+        elif kernel == 1:
+            np.copyto(grads[0], dy)
         return dx
 
 
