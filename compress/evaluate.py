@@ -1,0 +1,217 @@
+"""How good a model's answers are on rows: which output counts, by which metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx
+
+from compress.metric import ACCURACY, AGREEMENT, COSINE, MSE, Metric, PerRow
+from compress.session import Port, Session
+from hlserve.datasets import Rows
+from hlserve.errors import ConfigError, DataError
+from hlserve.nn.param import Array
+
+CHUNK_ELEMENTS = 2**21  # input numbers at a time: keeps memory small for large rows
+CHUNK_ROWS = 256
+
+_CLOSINGS = ("Softmax", "LogSoftmax", "Sigmoid")
+_HANDS_ON = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast")
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What is looked at, and how it is judged.
+
+    Attributes:
+        output: the output's name.
+        row_axis: its axis that counts the rows; not 0 where a model answers time-major.
+        metric: see Metric.
+        note: what a reader must know, such as that labels were not used; or empty.
+    """
+
+    output: str
+    row_axis: int
+    metric: Metric
+    note: str = ""
+
+    def answers(self, session: Session, feeds: Mapping[str, Array]) -> Array:
+        """The judged output for every row, (rows, ...).
+
+        Raises:
+            DataError: the model cannot run on these rows or answers NaN.
+        """
+        n = len(next(iter(feeds.values())))
+        fixed = fixed_batch(session)
+        widest = max(prod(array.shape[1:]) for array in feeds.values())
+        step = fixed or max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // max(1, widest)))
+        parts = []
+        for start in range(0, n, step):
+            batch = take_rows(feeds, np.arange(start, start + (fixed or min(step, n - start))))
+            rows_first = np.moveaxis(session.run(batch)[self.output], self.row_axis, 0)
+            parts.append(rows_first[: n - start])
+        answers = np.concatenate(parts)
+        if np.issubdtype(answers.dtype, np.floating) and np.isnan(answers).any():
+            raise DataError(f"{session.name}: output {self.output!r} holds NaN")
+        return answers
+
+    def per_row(self, answers: Array, targets: Array) -> PerRow:
+        """The metric's value for every row; one label a row counts for all its positions."""
+        if self.metric is ACCURACY:
+            _require_labels(self.output, answers, targets)
+            if targets.ndim == 1 and answers.ndim > 2:
+                positions = prod(answers.shape[1:-1])
+                targets = np.repeat(targets[:, None], positions, axis=1)
+        return self.metric.per_row(answers, targets)
+
+
+def make_judge(
+    model: onnx.ModelProto,
+    session: Session,
+    labels: Array | None,
+    *,
+    metric: Metric | None = None,
+    output: str | None = None,
+) -> Judge:
+    """Chooses what is judged, unless told.
+
+    The output is the first that holds class scores (it ends in a Softmax, or has rows of two or
+    more numbers), else the first of floats. With labels the metric is accuracy for whole
+    numbers and the squared error for others; without, agreement with the original's top class,
+    or the cosine where the output is no class scores.
+
+    Raises:
+        ConfigError: there is no such output, or the metric needs labels.
+    """
+    name = output or _default_output(model, session)
+    port = next((p for p in session.outputs if p.name == name), None)
+    if port is None:
+        known = ", ".join(p.name for p in session.outputs)
+        raise ConfigError(f"no output {name!r}; the model has {known}")
+    has_classes = _holds_classes(model, port)
+    chosen, note = _default_metric(labels, has_classes)
+    if metric is not None:
+        chosen, note = metric, ""
+        if metric.needs_labels and labels is None:
+            raise ConfigError(f"--metric {metric.name} needs labels, and the rows have none")
+    return Judge(name, _row_axis(session, port), chosen, note)
+
+
+def bind_rows(session: Session, rows: Rows) -> dict[str, Array]:
+    """The rows as the model takes them: by name, in its types, reshaped where sizes agree.
+
+    Raises:
+        DataError: an input is missing, or a shape or type does not fit; says what is needed.
+    """
+    arrays = dict(rows.inputs)
+    if len(arrays) == len(session.inputs) == 1:
+        arrays = {session.inputs[0].name: next(iter(arrays.values()))}
+    missing = [p for p in session.inputs if p.name not in arrays]
+    if missing:
+        wanted = ", ".join(f"{p.name!r} ({p.dtype}, {_shape(p)})" for p in session.inputs)
+        raise DataError(
+            f"{session.name} takes {wanted}; the rows hold {', '.join(map(repr, arrays))}. "
+            "Save an NPZ file with one array for each input, named like it, rows first"
+        )
+    return {port.name: _bound(session.name, arrays[port.name], port) for port in session.inputs}
+
+
+def take_rows(feeds: Mapping[str, Array], indices: Array) -> dict[str, Array]:
+    """Rows by number, counted round: more rows than there are repeat from the first."""
+    return {name: array[indices % len(array)] for name, array in feeds.items()}
+
+
+def fixed_batch(session: Session) -> int | None:
+    """The only batch size that the model takes; None where it is free."""
+    sizes = {p.shape[0] for p in session.inputs if p.shape and isinstance(p.shape[0], int)}
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+# ----- below
+
+
+def _default_output(model: onnx.ModelProto, session: Session) -> str:
+    floats = [p for p in session.outputs if p.dtype.startswith("float")]
+    closed = [p.name for p in floats if _closing(model, p.name) in _CLOSINGS]
+    wide = [p.name for p in floats if _holds_classes(model, p)]
+    candidates = closed + wide + [p.name for p in floats] + [p.name for p in session.outputs]
+    return candidates[0]
+
+
+def _default_metric(labels: Array | None, has_classes: bool) -> tuple[Metric, str]:
+    if labels is not None and np.issubdtype(labels.dtype, np.floating):
+        return MSE, ""
+    if labels is not None and has_classes:
+        return ACCURACY, ""
+    note = "no labels: compared with the original's own answers"
+    if labels is not None:
+        note = "labels not used, no output holds class scores: " + note.partition(": ")[2]
+    return (AGREEMENT if has_classes else COSINE), note
+
+
+def _holds_classes(model: onnx.ModelProto, port: Port) -> bool:
+    if not port.dtype.startswith("float"):
+        return len(port.shape) <= 1 or port.dtype != "bool"
+    if _closing(model, port.name) in _CLOSINGS:
+        return True
+    return len(port.shape) == 2 and port.shape[1] != 1
+
+
+def _closing(model: onnx.ModelProto, output: str) -> str:
+    """The operator that makes an output, seen through those that only hand numbers on."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in _HANDS_ON:
+        node = makers.get(node.input[0])
+    return "" if node is None else str(node.op_type)
+
+
+def _row_axis(session: Session, port: Port) -> int:
+    """The axis named like the first axis of an input; 0 where names do not tell."""
+    names = [p.shape[0] for p in session.inputs if p.shape and isinstance(p.shape[0], str)]
+    for name in names:
+        if name in port.shape:
+            return port.shape.index(name)
+    return 0
+
+
+def _bound(model: str, array: Array, port: Port) -> Array:
+    want = np.dtype(port.dtype)
+    is_safe = np.can_cast(array.dtype, want, "same_kind") or (
+        want.kind == "f" and array.dtype.kind in "biu"
+    )
+    if not is_safe:
+        raise DataError(f"{model}: input {port.name!r} takes {want}, the rows are {array.dtype}")
+    inner = port.shape[1:]
+    fits = array.ndim == len(port.shape) and all(
+        not isinstance(size, int) or size == actual
+        for size, actual in zip(inner, array.shape[1:], strict=True)
+    )
+    if not fits:
+        sizes = [size for size in inner if isinstance(size, int)]
+        if len(sizes) != len(inner) or prod(sizes) != prod(array.shape[1:]):
+            raise DataError(
+                f"{model}: input {port.name!r} takes {_shape(port)}, the rows have shape "
+                f"{array.shape}"
+            )
+        array = array.reshape(len(array), *sizes)
+    return np.ascontiguousarray(array.astype(want, copy=False))
+
+
+def _require_labels(output: str, answers: Array, labels: Array) -> None:
+    n_classes = answers.shape[-1] if answers.ndim > 1 else 2
+    n_classes = max(2, n_classes)
+    is_scores = np.issubdtype(answers.dtype, np.floating)
+    if is_scores and labels.size and (labels.min() < 0 or labels.max() >= n_classes):
+        wrong = labels.max() if labels.max() >= n_classes else labels.min()
+        raise DataError(
+            f"label {wrong} does not fit: output {output!r} tells {n_classes} classes apart, "
+            f"0 to {n_classes - 1}"
+        )
+
+
+def _shape(port: Port) -> str:
+    return "(" + ", ".join(str(size) for size in port.shape) + ")"

@@ -1,0 +1,128 @@
+"""An ONNX graph cleaned before anything else: constants folded, operators brought up to date."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnxscript import optimizer, rewriter, version_converter
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+from compress.export import IR_VERSION, OPSET, check
+from compress.model_file import opset
+from compress.session import Session
+from hlserve.errors import CompressionError, DataError, ModelFileError
+from hlserve.nn.param import Array
+
+# Folding and fusing sum in another order; a real mistake is off by far more.
+RTOL, ATOL = 1e-3, 1e-4
+
+# What the libraries raise on graphs that they do not understand.
+_GRAPH_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+)
+
+
+def simplify(
+    model: onnx.ModelProto, feeds: Mapping[str, Array]
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The model with constants folded, batch normalization fused and its opset brought to 21.
+
+    Each step is kept only if the result loads and answers the rows as the original does.
+
+    Args:
+        model: stays as it is.
+        feeds: a few rows to compare on.
+
+    Returns:
+        The cleaned model, and notes on the steps that had to be left out.
+    """
+    expected = Session(model.SerializeToString()).run(feeds)
+    current, notes = model, []
+    for name, step in (
+        ("folding constants", _fold),
+        (f"upgrading opset {opset(model)} to {OPSET}", _upgrade),
+        ("fusing batch normalization", _fuse),
+    ):
+        with _quiet_libraries():
+            try:
+                changed = step(current)
+                _require_equal(changed, feeds, expected)
+            except (*_GRAPH_ERRORS, CompressionError, DataError, ModelFileError) as error:
+                notes.append(f"{name} was left out: {_first_line(error)}")
+                continue
+        current = changed
+    return current, tuple(notes)
+
+
+def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = ir.from_proto(model)
+    optimizer.optimize(graph)
+    return _without_stale_shapes(ir.to_proto(graph))
+
+
+def _upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
+    if opset(model) >= OPSET:
+        return model
+    graph = ir.from_proto(model)
+    version_converter.convert_version(graph, OPSET, fallback=True)
+    upgraded = _without_stale_shapes(ir.to_proto(graph))
+    if opset(upgraded) != OPSET:
+        raise CompressionError("the converter has no way there")
+    upgraded.ir_version = max(upgraded.ir_version, IR_VERSION)
+    check(upgraded)
+    return upgraded
+
+
+def _fuse(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = ir.from_proto(model)
+    rewriter.rewrite(graph, [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_gemm_rule])
+    optimizer.optimize(graph)
+    return _without_stale_shapes(ir.to_proto(graph))
+
+
+def _without_stale_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes between operators are hints; after a rewrite they may contradict the graph."""
+    del model.graph.value_info[:]
+    return model
+
+
+def _require_equal(
+    model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array]
+) -> None:
+    answers = Session(model.SerializeToString()).run(feeds)
+    for name, wanted in expected.items():
+        if not np.allclose(answers[name], wanted, rtol=RTOL, atol=ATOL, equal_nan=True):
+            raise CompressionError(f"it changes output {name!r}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps what the libraries log about their own steps off the user's terminal."""
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

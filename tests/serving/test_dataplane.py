@@ -1,0 +1,117 @@
+"""What the server says about itself and its models, and how it ends."""
+
+import asyncio
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hlserve.client import InferenceClient
+from hlserve.errors import NotFoundError, ServerError
+from hlserve.repository import Metadata, TensorSpec, publish
+from hlserve.serving.dataplane import EXTENSIONS, ServerMetadata
+from tests.serving import models
+from tests.serving.running import RunningServer, running_server
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    content = models.mlp()
+    metadata = Metadata(
+        inputs=(TensorSpec("input", "FP32", (-1, 8), units="cm"),),
+        outputs=(
+            TensorSpec("probabilities", "FP32", (-1, 3)),
+            TensorSpec("logits", "FP32", (-1, 3)),
+        ),
+        task="classification",
+        class_labels=("ärmel", "b", "c"),
+        producer="test",
+        created="2026-01-01T00:00:00Z",
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    publish(tmp_path / "m", model=content, metadata=metadata)
+    models.put(tmp_path, "slow", models.slow())
+    return tmp_path
+
+
+def test_metadata_of_a_version_shows_as_properties(root: Path) -> None:
+    with running_server(root) as server, InferenceClient(server.address) as client:
+        properties = client.model_metadata("m").properties
+        assert client.model_metadata("slow").properties == {}
+    assert json.loads(properties["class_labels"]) == ["ärmel", "b", "c"]
+    assert json.loads(properties["units"]) == {"input": "cm"}
+    assert properties["task"] == "classification"
+    assert properties["sha256"] == hashlib.sha256(models.mlp()).hexdigest()
+
+
+def test_the_extensions_are_those_that_are_there() -> None:
+    assert ServerMetadata().extensions == EXTENSIONS == ("binary_tensor_data",)
+
+
+def drain(server: RunningServer) -> bool:
+    future = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+    return future.result(timeout=30)
+
+
+def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(root: Path) -> None:
+    answers: list[object] = []
+    with running_server(root) as server, InferenceClient(server.address) as client:
+        asking = threading.Thread(
+            target=lambda: answers.append(client.infer("slow", models.slow_inputs(10_000)))
+        )
+        asking.start()
+        _wait_until_in_flight(server)
+        draining = threading.Thread(target=drain, args=(server,))
+        draining.start()
+        while client.is_server_ready():
+            pass
+        assert client.is_server_live()
+        assert not client.is_healthy()
+        assert not client.is_model_ready("m")
+        with pytest.raises(ServerError, match="UNAVAILABLE: the server is shutting down"):
+            client.infer("m", np.zeros((1, 8), np.float32))
+        asking.join(30)
+        draining.join(30)
+    assert len(answers) == 1
+
+
+def test_what_does_not_end_in_time_is_ended(root: Path) -> None:
+    failures: list[ServerError] = []
+
+    def ask(client: InferenceClient) -> None:
+        try:
+            client.infer("slow", models.slow_inputs(20_000))
+        except ServerError as error:
+            failures.append(error)
+
+    with (
+        running_server(root, drain_timeout_s=0.05) as server,
+        InferenceClient(server.address) as client,
+    ):
+        asking = threading.Thread(target=ask, args=(client,))
+        asking.start()
+        _wait_until_in_flight(server)
+        assert not drain(server)
+        asking.join(30)
+    assert failures
+    assert failures[0].status in {"UNAVAILABLE", "CANCELLED"}
+
+
+def _wait_until_in_flight(server: RunningServer) -> None:
+    """Until the data plane has taken a request, asked on its own loop."""
+
+    async def is_idle() -> bool:
+        return await server.server._data_plane.drained(0)
+
+    while asyncio.run_coroutine_threadsafe(is_idle(), server.loop).result(timeout=30):
+        pass
+
+
+def test_the_health_of_a_service_that_is_not_there_is_not_found(root: Path) -> None:
+    with running_server(root) as server:
+        with pytest.raises(NotFoundError, match="service 'x' is unknown"):
+            server.server._data_plane.health_check("x")
+        assert server.server._data_plane.health_check("inference.GRPCInferenceService")
