@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 PARITY_READY := $(PARITY_VENV)/.ready
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 CHECKED := hlserve compress tests tools benchmarks examples
-LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
 export ORT_DISABLE_TELEMETRY := 1
