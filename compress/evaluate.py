@@ -130,6 +130,11 @@ def fixed_batch(session: Session) -> int | None:
     return next(iter(sizes)) if len(sizes) == 1 else None
 
 
+def ends_in_softmax(model: onnx.ModelProto, output: str) -> bool:
+    """Whether an output holds probabilities of a closing Softmax."""
+    return _closing(model, output) == "Softmax"
+
+
 # ----- below
 
 

@@ -12,6 +12,7 @@ epochs = 6
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, final
@@ -56,12 +57,9 @@ class Recipe(Technique):
 
     def to_toml(self) -> str:
         """The recipe as ``from_toml`` reads it."""
-        blocks = []
-        for step in self.steps:
-            lines = ["[[step]]", f'technique = "{type(step).__name__}"']
-            lines += [f"{name} = {_toml(value)}" for name, value in step.settings().items()]
-            blocks.append("\n".join(lines) + "\n")
-        return "\n".join(blocks)
+        return steps_to_toml(
+            [{"technique": type(step).__name__, **step.settings()} for step in self.steps]
+        )
 
     @classmethod
     def from_toml(cls, text: str, *, name: str = "recipe") -> Recipe:
@@ -94,6 +92,15 @@ class Recipe(Technique):
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"recipe {path} cannot be read: {error}") from error
         return cls.from_toml(text, name=f"recipe {path}")
+
+
+def steps_to_toml(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Tables ``[[step]]``, one a step, as they came."""
+    return "\n".join(
+        "\n".join(["[[step]]", *(f"{name} = {_toml(value)}" for name, value in step.items())])
+        + "\n"
+        for step in steps
+    )
 
 
 def _step(where: str, content: object) -> Technique:

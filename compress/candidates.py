@@ -1,0 +1,307 @@
+"""What the search tries, in order: for networks that can be retrained, and for any ONNX file.
+
+A ladder is a generator of candidates. It is sent whether the last one stayed inside the bound,
+so that it stops pruning where the network has had enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+import numpy as np
+import onnx
+
+from compress.distillation import Distill
+from compress.evaluate import fixed_batch
+from compress.export import check_parity, to_onnx
+from compress.folding import FoldScale
+from compress.model_file import (
+    has_subgraphs,
+    is_quantized,
+    parameter_count,
+)
+from compress.pruning import PruneChannels
+from compress.pruning.channels import removable_widths, rounded_width
+from compress.quantization import QuantizeStatic
+from compress.quantization.placement import place
+from compress.quantization.post_training import PostTraining, ways
+from compress.recipe import Recipe, steps_to_toml
+from compress.session import Session
+from compress.simplify import simplify
+from compress.technique import Compressed, Data, Report, Technique
+from hlserve.errors import CompressionError, ConfigError
+from hlserve.nn.network import Network
+from hlserve.nn.param import Array
+
+RATIOS = (0.5, 0.75, 0.85, 0.92)  # of the units pruned, while the last one stayed inside
+GENTLE_RATIO = 0.25  # where the first of them was too much
+CALIBRATION_ROWS = 512
+PARITY_ROWS = 32
+
+FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 20
+STUDENT_EPOCHS = 3  # times as many: a student starts from nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that may take the original's place.
+
+    Attributes:
+        name: what was done, in words.
+        model: the ONNX file.
+        parameters: numbers that its weights hold.
+        recipe: its steps as TOML; empty for the original.
+        steps: what each step of a recipe did, where the network was ours.
+    """
+
+    name: str
+    model: bytes
+    parameters: int
+    recipe: str = ""
+    steps: tuple[Report, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the ONNX file."""
+        return len(self.model)
+
+
+Ladder = Generator[Candidate, bool, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the user narrows the search to; None and the default leave it to the search.
+
+    Attributes:
+        ratio: the only share of units to prune.
+        quantize: ``int8`` tries integers only, ``none`` floats only.
+        recipe: the only steps to try.
+        student: a fresh network to distil into, in place of pruning.
+    """
+
+    ratio: float | None = None
+    quantize: str | None = None
+    recipe: Recipe | None = None
+    student: Network | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantize not in (None, "int8", "none"):
+            raise ConfigError(f"quantize is {self.quantize!r}, expected 'int8' or 'none'")
+        if self.recipe is not None and (self.ratio, self.quantize, self.student) != (None,) * 3:
+            raise ConfigError("a recipe says every step; leave prune, quantize and student out")
+        if self.student is not None and self.ratio is not None:
+            raise ConfigError("give either a student or a share to prune, not both")
+
+    @property
+    def endings(self) -> tuple[tuple[str, tuple[Technique, ...]], ...]:
+        """How a float network ends: as it is, in integers, or both in turn."""
+        floats: tuple[str, tuple[Technique, ...]] = ("", ())
+        integers: tuple[str, tuple[Technique, ...]] = ("int8", (QuantizeStatic(),))
+        return {"int8": (integers,), "none": (floats,)}.get(self.quantize or "", (floats, integers))
+
+
+def network_ladder(network: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
+    """Candidates from a network of ours: folded, pruned and distilled, quantized.
+
+    Args:
+        network: the original, in floats.
+        data: rows to learn from, with the teacher's answers.
+        plan: see Plan.
+        notes: what could not be tried, and why, is added here.
+    """
+    if plan.recipe is not None:
+        yield from _offered("recipe", network, plan.recipe.steps, data, notes)
+        return
+    if plan.student is not None:
+        yield from _student_rungs(plan.student, data, plan, notes)
+        return
+    if plan.ratio is None:
+        yield from _with_endings(
+            "", network, Compressed(network), (FoldScale(),), data, plan, notes
+        )
+    yield from _pruning_rungs(network, data, plan, notes)
+
+
+def onnx_ladder(
+    model: onnx.ModelProto,
+    session: Session,
+    feeds: Mapping[str, Array],
+    plan: Plan,
+    notes: list[str],
+    *,
+    seed: int = 0,
+) -> Ladder:
+    """Candidates from any ONNX file: cleaned, then quantized by ONNX Runtime's own quantizer.
+
+    Args:
+        model: the original.
+        session: that has it loaded.
+        feeds: training rows as the model takes them, to calibrate with; labels play no part.
+        plan: a share to prune or a recipe is refused, since a graph from elsewhere is not trained.
+        notes: as in ``network_ladder``.
+        seed: of the choice of calibration rows.
+
+    Raises:
+        ConfigError: the plan asks for training.
+    """
+    if plan.ratio is not None or plan.recipe is not None:
+        asked = "--prune" if plan.ratio is not None else "--recipe"
+        raise ConfigError(
+            f"{asked} trains the network again, which works on checkpoints of `hlserve train`; "
+            "an ONNX file can be quantized, or distilled into a --student"
+        )
+    batch = fixed_batch(session)
+    rows = _some(feeds, CALIBRATION_ROWS, seed)
+    few = {name: array[: batch or PARITY_ROWS] for name, array in rows.items()}
+    if batch:
+        few = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in few.items()}
+    cleaned, left_out = simplify(model, few)
+    notes += left_out
+    if plan.quantize != "int8":
+        yield _from_onnx("simplified", cleaned, [{"technique": "Simplify"}])
+    if plan.quantize == "none":
+        return
+    if is_quantized(model):
+        notes.append("the file is quantized already; its integers are left as they are")
+        return
+    if has_subgraphs(model):
+        notes.append("If, Loop and Scan keep their bodies as they are; only the rest is quantized")
+    for way in ways(cleaned):
+        try:
+            changed = way.apply(cleaned, rows, batch=batch)
+        except CompressionError as error:
+            notes.append(f"{way.name} was left out: {error}")
+            continue
+        steps = [{"technique": "Simplify"}, {"technique": "PostTraining", **_settings(way)}]
+        yield _from_onnx(way.name, changed, steps)
+
+
+def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
+    """As long as it takes for about the same number of steps, however few the rows."""
+    usual = Distill()
+    epochs = ceil(FINE_TUNING_STEPS / max(1, ceil(n_rows / usual.batch_size)))
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs))
+    return replace(usual, epochs=epochs * (STUDENT_EPOCHS if is_student else 1))
+
+
+# ----- below
+
+
+def _pruning_rungs(network: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
+    ratios = RATIOS if plan.ratio is None else (plan.ratio,)
+    full = removable_widths(network)
+    last = full
+    for ratio in ratios:
+        widths = [rounded_width(width, 1 - ratio, PruneChannels().round_to) for width in full]
+        if widths == last:
+            notes.append(f"pruning {_percent(ratio)} removes no more units: widths are eights")
+            continue
+        last = widths
+        steps = (FoldScale(), PruneChannels(ratio), default_distill(len(data.train)))
+        is_inside = yield from _pruned(ratio, network, steps, data, plan, notes)
+        if is_inside:
+            continue
+        if ratio == RATIOS[0] and plan.ratio is None:
+            gentle = (steps[0], PruneChannels(GENTLE_RATIO), steps[2])
+            yield from _pruned(GENTLE_RATIO, network, gentle, data, plan, notes)
+        return
+
+
+def _pruned(
+    ratio: float,
+    network: Network,
+    steps: tuple[Technique, ...],
+    data: Data,
+    plan: Plan,
+    notes: list[str],
+) -> Generator[Candidate, bool, bool]:
+    name = f"pruned {_percent(ratio)}"
+    return (yield from _with_endings(name, network, Compressed(network), steps, data, plan, notes))
+
+
+def _student_rungs(student: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
+    steps = (default_distill(len(data.train), is_student=True), FoldScale())
+    yield from _with_endings("student", student, Compressed(student), steps, data, plan, notes)
+
+
+def _with_endings(
+    name: str,
+    source: Network,
+    start: Compressed,
+    steps: tuple[Technique, ...],
+    data: Data,
+    plan: Plan,
+    notes: list[str],
+) -> Generator[Candidate, bool, bool]:
+    """The steps once, then each ending; answers whether any of them stayed inside."""
+    shared = _tried(name or "folding", start.network, steps, data, notes)
+    if shared is None:
+        return False
+    is_inside = False
+    for ending, more in plan.endings:
+        if more and not place(shared.network).layers:
+            notes.append("no layer of this network runs in integers")
+            continue
+        done = _tried(ending, shared.network, more, data, notes) if more else shared
+        if done is None:
+            continue
+        full = ", ".join(part for part in (name, ending) if part) or "folded"
+        reports = shared.reports + (done.reports if more else ())
+        recipe = Recipe((*steps, *more)).to_toml()
+        is_inside |= yield _from_network(full, done.network, recipe, reports, data)
+    return is_inside
+
+
+def _offered(
+    name: str, network: Network, steps: tuple[Technique, ...], data: Data, notes: list[str]
+) -> Iterator[Candidate]:
+    """One recipe: what goes wrong in it is the user's to know, so it is raised."""
+    done = Recipe(steps).apply(network, data)
+    yield _from_network(name, done.network, Recipe(steps).to_toml(), done.reports, data)
+
+
+def _tried(
+    name: str, network: Network, steps: tuple[Technique, ...], data: Data, notes: list[str]
+) -> Compressed | None:
+    try:
+        return Recipe(steps).apply(network, data)
+    except CompressionError as error:
+        notes.append(f"{name} was left out: {error}")
+        return None
+
+
+def _from_network(
+    name: str, network: Network, recipe: str, reports: tuple[Report, ...], data: Data
+) -> Candidate:
+    model = to_onnx(network)
+    if not network.activation_qparams:
+        check_parity(network, model, data.train.take(slice(0, PARITY_ROWS)).inputs)
+    return Candidate(name, model.SerializeToString(), network.n_parameters, recipe, reports)
+
+
+def _from_onnx(name: str, model: onnx.ModelProto, steps: list[dict[str, Any]]) -> Candidate:
+    return Candidate(name, model.SerializeToString(), parameter_count(model), steps_to_toml(steps))
+
+
+def _settings(way: PostTraining) -> dict[str, Any]:
+    return {
+        "name": way.name,
+        "static": way.static,
+        "dynamic": way.dynamic,
+        "per_channel": way.per_channel,
+    }
+
+
+def _some(feeds: Mapping[str, Array], n: int, seed: int) -> dict[str, Array]:
+    total = len(next(iter(feeds.values())))
+    chosen = np.sort(np.random.default_rng(seed).permutation(total)[:n])
+    return {name: array[chosen] for name, array in feeds.items()}
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.0f} %"
