@@ -26,12 +26,12 @@ from compress.model_file import (
 from compress.pruning import PruneChannels
 from compress.pruning.channels import removable_widths, rounded_width
 from compress.quantization import QuantizeStatic
-from compress.quantization.placement import place
+from compress.quantization.placement import Placement, place
 from compress.quantization.post_training import PostTraining, ways
 from compress.recipe import Recipe, steps_to_toml
 from compress.session import Session
 from compress.simplify import simplify
-from compress.technique import Compressed, Data, Report, Technique
+from compress.technique import Compressed, Data, Kinds, Report, Technique
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
@@ -42,7 +42,7 @@ CALIBRATION_ROWS = 512
 PARITY_ROWS = 32
 
 FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
-FEWEST_EPOCHS, MOST_EPOCHS = 4, 20
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 10
 STUDENT_EPOCHS = 3  # times as many: a student starts from nothing
 
 
@@ -71,6 +71,7 @@ class Candidate:
 
 
 Ladder = Generator[Candidate, bool, None]
+Ending = tuple[str, tuple[Technique, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,14 @@ class Plan:
             raise ConfigError("give either a student or a share to prune, not both")
 
     @property
-    def endings(self) -> tuple[tuple[str, tuple[Technique, ...]], ...]:
-        """How a float network ends: as it is, in integers, or both in turn."""
-        floats: tuple[str, tuple[Technique, ...]] = ("", ())
-        integers: tuple[str, tuple[Technique, ...]] = ("int8", (QuantizeStatic(),))
-        return {"int8": (integers,), "none": (floats,)}.get(self.quantize or "", (floats, integers))
+    def endings(self) -> tuple[Ending, ...]:
+        """How a float network ends: as it is, in integers, or each in turn."""
+        floats: tuple[Ending, ...] = (("", ()),)
+        integers: tuple[Ending, ...] = (
+            ("int8", (QuantizeStatic(),)),
+            ("int8 but for convolutions", (QuantizeStatic(layers="linear"),)),
+        )
+        return {"int8": integers, "none": floats}.get(self.quantize or "", floats + integers)
 
 
 def network_ladder(network: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
@@ -121,9 +125,7 @@ def network_ladder(network: Network, data: Data, plan: Plan, notes: list[str]) -
         yield from _student_rungs(plan.student, data, plan, notes)
         return
     if plan.ratio is None:
-        yield from _with_endings(
-            "", network, Compressed(network), (FoldScale(),), data, plan, notes
-        )
+        yield from _with_endings("", network, (FoldScale(),), data, plan, notes)
     yield from _pruning_rungs(network, data, plan, notes)
 
 
@@ -193,68 +195,82 @@ def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
 
 
 def _pruning_rungs(network: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
-    ratios = RATIOS if plan.ratio is None else (plan.ratio,)
-    full = removable_widths(network)
-    last = full
-    for ratio in ratios:
-        widths = [rounded_width(width, 1 - ratio, PruneChannels().round_to) for width in full]
+    """All layers, then, where there are convolutions, the others alone."""
+    yield from _pruning_rungs_of("all", network, data, plan, notes)
+    if removable_widths(network, "linear") not in ([], removable_widths(network)):
+        yield from _pruning_rungs_of("linear", network, data, plan, notes)
+
+
+def _pruning_rungs_of(
+    layers: Kinds, network: Network, data: Data, plan: Plan, notes: list[str]
+) -> Ladder:
+    full = last = removable_widths(network, layers)
+    where = "" if layers == "all" else " but for convolutions"
+    for ratio in RATIOS if plan.ratio is None else (plan.ratio,):
+        step = PruneChannels(ratio, layers=layers)
+        name = f"pruned {_percent(ratio)}{where}"
+        widths = [rounded_width(width, 1 - ratio, step.round_to) for width in full]
         if widths == last:
-            notes.append(f"pruning {_percent(ratio)} removes no more units: widths are eights")
+            notes.append(f"{name} was left out: it removes no more, widths stay multiples of 8")
             continue
         last = widths
-        steps = (FoldScale(), PruneChannels(ratio), default_distill(len(data.train)))
-        is_inside = yield from _pruned(ratio, network, steps, data, plan, notes)
-        if is_inside:
+        if (yield from _pruned(name, step, network, data, plan, notes)):
             continue
         if ratio == RATIOS[0] and plan.ratio is None:
-            gentle = (steps[0], PruneChannels(GENTLE_RATIO), steps[2])
-            yield from _pruned(GENTLE_RATIO, network, gentle, data, plan, notes)
+            step = PruneChannels(GENTLE_RATIO, layers=layers)
+            name = f"pruned {_percent(GENTLE_RATIO)}{where}"
+            yield from _pruned(name, step, network, data, plan, notes)
         return
 
 
 def _pruned(
-    ratio: float,
+    name: str, step: Technique, network: Network, data: Data, plan: Plan, notes: list[str]
+) -> Generator[Candidate, bool, bool]:
+    # Folded last: a first layer with the scale inside it needs other learning rates.
+    steps = (step, default_distill(len(data.train)), FoldScale())
+    return (yield from _with_endings(name, network, steps, data, plan, notes))
+
+
+def _student_rungs(student: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
+    steps = (default_distill(len(data.train), is_student=True), FoldScale())
+    yield from _with_endings("student", student, steps, data, plan, notes)
+
+
+def _with_endings(
+    name: str,
     network: Network,
     steps: tuple[Technique, ...],
     data: Data,
     plan: Plan,
     notes: list[str],
 ) -> Generator[Candidate, bool, bool]:
-    name = f"pruned {_percent(ratio)}"
-    return (yield from _with_endings(name, network, Compressed(network), steps, data, plan, notes))
-
-
-def _student_rungs(student: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
-    steps = (default_distill(len(data.train), is_student=True), FoldScale())
-    yield from _with_endings("student", student, Compressed(student), steps, data, plan, notes)
-
-
-def _with_endings(
-    name: str,
-    source: Network,
-    start: Compressed,
-    steps: tuple[Technique, ...],
-    data: Data,
-    plan: Plan,
-    notes: list[str],
-) -> Generator[Candidate, bool, bool]:
     """The steps once, then each ending; answers whether any of them stayed inside."""
-    shared = _tried(name or "folding", start.network, steps, data, notes)
+    shared = _tried(name or "folding", network, steps, data, notes)
     if shared is None:
         return False
     is_inside = False
+    last: Placement | None = None
     for ending, more in plan.endings:
-        if more and not place(shared.network).layers:
-            notes.append("no layer of this network runs in integers")
-            continue
-        done = _tried(ending, shared.network, more, data, notes) if more else shared
-        if done is None:
-            continue
+        done = shared
+        if more:
+            placement = _placement(shared.network, more)
+            if not placement.layers or placement == last:
+                continue
+            last = placement
+            found = _tried(ending, shared.network, more, data, notes)
+            if found is None:
+                continue
+            done = Compressed(found.network, shared.reports + found.reports)
         full = ", ".join(part for part in (name, ending) if part) or "folded"
-        reports = shared.reports + (done.reports if more else ())
         recipe = Recipe((*steps, *more)).to_toml()
-        is_inside |= yield _from_network(full, done.network, recipe, reports, data)
+        is_inside |= yield _from_network(full, done.network, recipe, done.reports, data)
     return is_inside
+
+
+def _placement(network: Network, steps: tuple[Technique, ...]) -> Placement:
+    (step,) = steps
+    assert isinstance(step, QuantizeStatic)  # as endings are
+    return place(network, step.layers)
 
 
 def _offered(

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from hlserve.datasets import Rows
 from hlserve.errors import CompressionError
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
+
+Kinds = Literal["all", "linear"]  # of layers with weights; "linear" leaves convolutions alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from typing import final
 import numpy as np
 
 from compress.pruning.importance import Importance, unit_scores
-from compress.technique import Compressed, Data, Technique, require_floats
+from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.channels import Binding
+from hlserve.nn.layers import Conv2d
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -31,12 +32,14 @@ class PruneChannels(Technique):
         importance: what decides who goes; see ``importance.unit_scores``.
         round_to: widths become multiples of this, which the runtime's kernels prefer; a group
             of fewer units keeps them all.
+        layers: ``all``, or ``linear`` to leave the filters of convolutions alone.
     """
 
     ratio: float = 0.5
     widths: tuple[int, ...] | None = None
     importance: Importance = "taylor"
     round_to: int = 8
+    layers: Kinds = "all"
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -56,7 +59,7 @@ class PruneChannels(Technique):
         bound = network.copy()  # Taylor's gradients are written into the copy
         flow = bound.channel_flow()
         bindings = flow.bindings()
-        groups = _groups(bindings, flow.protected())
+        groups = _groups(bound, bindings, flow.protected(), self.layers)
         scores = unit_scores(self.importance, bound, bindings, data)
         dropped: set[int] = set()
         for units, keep in zip(groups, self._widths(groups), strict=True):
@@ -83,17 +86,26 @@ def rounded_width(width: int, share: float, round_to: int) -> int:
     return min(width, max(round_to, round_to * round(width * share / round_to)))
 
 
-def removable_widths(network: Network) -> list[int]:
+def removable_widths(network: Network, layers: Kinds = "all") -> list[int]:
     """How many units each group has that pruning may thin out, in graph order."""
     flow = network.channel_flow()
-    return [len(units) for units in _groups(flow.bindings(), flow.protected())]
+    return [len(units) for units in _groups(network, flow.bindings(), flow.protected(), layers)]
 
 
-def _groups(bindings: Sequence[Binding], protected: set[int]) -> list[list[int]]:
+def _groups(
+    network: Network, bindings: Sequence[Binding], protected: set[int], layers: Kinds
+) -> list[list[int]]:
+    convolved = {
+        id(param)
+        for node in network.nodes
+        if isinstance(node.layer, Conv2d)
+        for param in node.layer.params().values()
+    }
     groups: dict[tuple[int, ...], None] = {}
     for binding in bindings:
         units = tuple(sorted(set(binding.ids.tolist())))
-        if binding.is_producer and not protected.intersection(units):
+        is_kept = layers == "linear" and id(binding.param) in convolved
+        if binding.is_producer and not is_kept and not protected.intersection(units):
             groups[units] = None
     return [list(units) for units in groups]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compress.technique import Kinds
 from hlserve.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Reshape
 from hlserve.nn.network import Network, Node
 
@@ -40,8 +41,15 @@ class Placement:
         return sorted(set(self.values.values()))
 
 
-def place(network: Network) -> Placement:
-    """The islands of a network; empty where it has no layer that can run in integers."""
+def place(network: Network, kinds: Kinds = "all") -> Placement:
+    """The islands of a network; empty where it has no layer that can run in integers.
+
+    With ``linear`` convolutions stay in floats, which few channels make the faster way; what
+    feeds a Linear is then quantized right ahead of it.
+    """
+    if kinds == "linear":
+        inputs = {n.name: n.inputs[0] for n in network.nodes if isinstance(n.layer, Linear)}
+        return Placement(inputs, {v: v for v in inputs.values()})
     nodes = {node.name: node for node in network.nodes}
     layers: dict[str, str] = {}
     values: dict[str, str] = {}

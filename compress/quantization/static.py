@@ -16,7 +16,7 @@ from compress.quantization.observer import (
     weight_qparams,
 )
 from compress.quantization.placement import place
-from compress.technique import Compressed, Data, Technique, require_floats
+from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
@@ -37,11 +37,13 @@ class QuantizeStatic(Technique):
         observer: ``minmax`` takes the whole range seen, ``percentile`` cuts off outliers.
         percentile: how many % of the values the latter keeps.
         rows: how many training rows to observe.
+        layers: ``all``, or ``linear`` to leave convolutions in floats.
     """
 
     observer: Literal["minmax", "percentile"] = "minmax"
     percentile: float = 99.99
     rows: int = 512
+    layers: Kinds = "all"
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not 50 < self.percentile <= 100:
@@ -53,13 +55,13 @@ class QuantizeStatic(Technique):
     def requires(self, network: Network, data: Data) -> None:
         """See Technique."""
         require_floats("QuantizeStatic", network)
-        if not place(network).layers:
+        if not place(network, self.layers).layers:
             raise CompressionError("QuantizeStatic: no layer of this network runs in integers")
 
     def transform(self, network: Network, data: Data) -> Compressed:
         """See Technique."""
         result = network.copy()
-        placement = place(result)
+        placement = place(result, self.layers)
         ranges = value_ranges(self._batches(result, placement.observed, data))
         if self.observer == "percentile":
             again = self._batches(result, placement.observed, data)
