@@ -89,13 +89,13 @@ def test_every_pinned_requirement_has_a_hash_and_names_no_index(lock):
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     assert lines
     for line in lines:
-        assert re.match(r"[a-z0-9-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", line), line
+        assert re.match(r"[a-z0-9-]+(\[[a-z,]+\])?==\S+ .*--hash=sha256:[0-9a-f]{64}", line), line
 
 
 def test_locks_agree_on_every_version():
     versions = {}
     for lock in LOCKS:
-        for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text("utf-8"), re.M):
+        for name, version in re.findall(r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==(\S+)", lock.read_text("utf-8"), re.M):
             versions.setdefault(name, set()).add(version)
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
 

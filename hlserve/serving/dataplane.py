@@ -162,6 +162,8 @@ class DataPlane:
 
     async def drained(self, timeout_s: float) -> bool:
         """Waits until no request is in flight; False if some still are after ``timeout_s``."""
+        if self._idle.is_set():  # wait_for would not even look with a timeout of 0
+            return True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:

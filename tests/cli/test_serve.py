@@ -51,7 +51,7 @@ def test_a_request_in_flight_is_answered_before_the_server_ends(root: Path) -> N
         assert client.is_healthy()
         answers: list[object] = []
         thread = threading.Thread(
-            target=lambda: answers.append(client.infer("slow", models.slow_inputs(10_000)))
+            target=lambda: answers.append(client.infer("slow", models.slow_inputs(100_000)))
         )
         idle = cpu_ticks(process)
         thread.start()

@@ -139,7 +139,7 @@ def dynamic_quantization() -> bytes:
 
 
 def slow(size: int = 256) -> bytes:
-    """As long as its input ``steps`` says: a loop of matrix products, about 50 us a step."""
+    """As long as its input ``steps`` says: a loop of matrix products, about 10 us a step."""
     w = np.eye(size, dtype=np.float32)
     body = helper.make_graph(
         [

@@ -60,7 +60,7 @@ def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(root: 
     answers: list[object] = []
     with running_server(root) as server, InferenceClient(server.address) as client:
         asking = threading.Thread(
-            target=lambda: answers.append(client.infer("slow", models.slow_inputs(10_000)))
+            target=lambda: answers.append(client.infer("slow", models.slow_inputs(100_000)))
         )
         asking.start()
         _wait_until_in_flight(server)
@@ -83,7 +83,7 @@ def test_what_does_not_end_in_time_is_ended(root: Path) -> None:
 
     def ask(client: InferenceClient) -> None:
         try:
-            client.infer("slow", models.slow_inputs(20_000))
+            client.infer("slow", models.slow_inputs(100_000))
         except ServerError as error:
             failures.append(error)
 
