@@ -24,6 +24,8 @@ VERBS = {
     "demo": "demo",
 }
 
+_INSTALL = 'pip install "hlserve[cpu]" (or "hlserve[gpu]")'
+
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_BOUND_NOT_MET = 0, 1, 2, 3
 
 
@@ -72,6 +74,11 @@ def run(command: click.Command, args: Sequence[str] | None = None, **extra: Any)
     except HlserveError as error:
         click.echo(f"error: {error}", err=True)
         return exit_code(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("hlserve", "compress"):
+            raise
+        click.echo(f"error: {error.name} is not installed; type: {_INSTALL}", err=True)
+        return EXIT_FAILED
     return result if isinstance(result, int) else EXIT_DONE
 
 
