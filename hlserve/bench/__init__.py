@@ -1,0 +1,1 @@
+"""Measuring a running server from outside, as its callers see it."""

@@ -1,0 +1,129 @@
+"""A closed loop of callers: each sends its next request when it has the last answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlserve.client import InferenceClient
+from hlserve.errors import HlserveError
+
+Array = NDArray[Any]
+
+WARM_UP_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the callers saw.
+
+    Attributes:
+        requests: answered while it was measured.
+        seconds: how long that was.
+        latencies_s: of each answer.
+        server_cpu_s: processor time that the server's process took meanwhile; None where it
+            cannot be known.
+    """
+
+    requests: int
+    seconds: float
+    latencies_s: Array
+    server_cpu_s: float | None
+
+    @property
+    def per_second(self) -> float:
+        """Requests answered a second."""
+        return self.requests / self.seconds
+
+    @property
+    def server_cpu_per_request_s(self) -> float | None:
+        """Processor time of the server for one request, seconds."""
+        return None if self.server_cpu_s is None else self.server_cpu_s / max(1, self.requests)
+
+    def percentile_s(self, percent: float) -> float:
+        """The latency that so many % of the answers kept, seconds."""
+        return float(np.percentile(self.latencies_s, percent))
+
+
+def closed_loop(
+    address: str,
+    model: str,
+    inputs: Mapping[str, Array],
+    *,
+    callers: int = 2,
+    seconds: float = 2.0,
+    server_pid: int | None = None,
+) -> Load:
+    """Lets ``callers`` threads ask for ``seconds``, each over a connection of its own.
+
+    Args:
+        address: ``host:port``.
+        model: its name.
+        inputs: rows; caller and request choose which one is sent, one row at a time.
+        callers: how many requests are in flight at most.
+        seconds: how long it is measured, after a short warm-up.
+        server_pid: the server's process on this machine, for its processor time.
+
+    Raises:
+        HlserveError: what the first failing request said.
+    """
+    times: list[list[float]] = [[] for _ in range(callers)]
+    failures: list[HlserveError] = []
+    measuring, stopping = threading.Event(), threading.Event()
+
+    def call(number: int) -> None:
+        n = len(next(iter(inputs.values())))
+        turn = number
+        with InferenceClient(address) as client:
+            while not stopping.is_set():
+                row = {name: array[turn % n : turn % n + 1] for name, array in inputs.items()}
+                turn += callers
+                started = time.perf_counter()
+                try:
+                    client.infer(model, row)
+                except HlserveError as error:
+                    failures.append(error)
+                    stopping.set()
+                    return
+                if measuring.is_set():
+                    times[number].append(time.perf_counter() - started)
+
+    threads = [threading.Thread(target=call, args=(n,), daemon=True) for n in range(callers)]
+    for thread in threads:
+        thread.start()
+    stopping.wait(WARM_UP_S)
+    cpu = _cpu_s(server_pid)
+    started = time.perf_counter()
+    measuring.set()
+    stopping.wait(seconds)
+    measuring.clear()
+    elapsed = time.perf_counter() - started
+    spent = _cpu_s(server_pid)
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    latencies = np.array([one for part in times for one in part])
+    used = None if cpu is None or spent is None else spent - cpu
+    return Load(len(latencies), elapsed, latencies, used)
+
+
+def _cpu_s(pid: int | None) -> float | None:
+    """User and system time of a process so far, from /proc; None where there is no such file."""
+    if pid is None:
+        return None
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name may hold anything, so count behind it
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
