@@ -40,8 +40,12 @@ Tell = Callable[[str], None]
 
 TIMING_BUDGET_S = 6.0
 CONFIRMATION_BUDGET_S = 3.0
-EQUAL_WITHIN = 0.05  # latencies this close are taken as equal; then the smaller file wins
+EQUAL_WITHIN = 0.10  # latencies this close are taken as equal; then the smaller file wins
 ORIGINAL = "original"
+
+# A proven gain below both of these gives way to a larger one that is only estimated.
+NOTABLE_SPEED_UP = 1.1
+NOTABLE_SIZE_RATIO = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +253,7 @@ def search(
     for verdict in hopeful:
         verdict.refusal = _no_gain(verdict, original, goal)
     while hopeful := [v for v in hopeful if not v.refusal]:
-        best = _best(hopeful, goal)
+        best = _best(hopeful, original, goal)
         original = _time(prepared, [best], batches, CONFIRMATION_BUDGET_S, progress=progress)
         best.refusal = _no_gain(best, original, goal)
         if not best.refusal:
@@ -410,15 +414,21 @@ def _no_gain(verdict: Verdict, original: Verdict, goal: Goal) -> str:
     return ""
 
 
-def _best(verdicts: Sequence[Verdict], goal: Goal) -> Verdict:
-    """Proven ones first; of those the fastest or smallest."""
-    proven = [v for v in verdicts if v.is_proven(goal.max_drop)]
+def _best(verdicts: Sequence[Verdict], original: Verdict, goal: Goal) -> Verdict:
+    """Of those with a notable and proven gain, else of all, the fastest or smallest."""
+    proven = [v for v in verdicts if v.is_proven(goal.max_drop) and _is_notable(v, original)]
     among = proven or verdicts
     if goal.minimize == "bytes":
         return min(among, key=lambda v: (v.candidate.size_bytes, v.typical_s))
     fastest = min(v.typical_s for v in among)
     equal = [v for v in among if v.typical_s <= fastest * (1 + EQUAL_WITHIN)]
     return min(equal, key=lambda v: (v.candidate.size_bytes, v.typical_s))
+
+
+def _is_notable(verdict: Verdict, original: Verdict) -> bool:
+    speed_up = original.typical_s / verdict.typical_s
+    size_ratio = original.candidate.size_bytes / verdict.candidate.size_bytes
+    return speed_up >= NOTABLE_SPEED_UP or size_ratio >= NOTABLE_SIZE_RATIO
 
 
 def _nothing_passed(tried: Sequence[Verdict], prepared: Search, goal: Goal) -> str:

@@ -95,7 +95,9 @@ def test_every_pinned_requirement_has_a_hash_and_names_no_index(lock):
 def test_locks_agree_on_every_version():
     versions = {}
     for lock in LOCKS:
-        for name, version in re.findall(r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==(\S+)", lock.read_text("utf-8"), re.M):
+        for name, version in re.findall(
+            r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==(\S+)", lock.read_text("utf-8"), re.M
+        ):
             versions.setdefault(name, set()).add(version)
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
 

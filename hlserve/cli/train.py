@@ -34,7 +34,7 @@ _ARCHITECTURES = "mlp:300,100 (hidden widths), lenet5 or lenet5-caffe."
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="At the start; falls to 0 along a cosine.  [default: 0.001 adamw, 0.05 sgd]",
+    help="At its height; falls to 0 along a cosine.  [default: 0.003 adamw, 0.05 sgd]",
 )
 @click.option(
     "--weight-decay", type=click.FloatRange(min=0), help="[default: 0.01 adamw, 0.0001 sgd]"

@@ -23,7 +23,7 @@ from hlserve.nn.network import Network
 from hlserve.nn.optimizers import SGD, AdamW, Optimizer
 from hlserve.nn.param import Array
 from hlserve.nn.split import Indices, validation_split
-from hlserve.nn.trainer import EarlyStopping, fit
+from hlserve.nn.trainer import LEARNING_RATE, EarlyStopping, fit
 
 # A gap below this is small in itself, however many rows prove it.
 NOTABLE_ACCURACY_GAP = 0.02
@@ -185,7 +185,9 @@ def _optimizer(settings: Settings) -> Optimizer:
             nesterov=True,
             weight_decay=1e-4 if decay is None else decay,
         )
-    return AdamW(1e-3 if rate is None else rate, weight_decay=0.01 if decay is None else decay)
+    return AdamW(
+        LEARNING_RATE if rate is None else rate, weight_decay=0.01 if decay is None else decay
+    )
 
 
 def _test_figure(network: Network, dataset: Dataset, history: History) -> Figure | None:

@@ -34,6 +34,8 @@ from hlserve.nn.workspace import Workspace
 Callback = Callable[[Network, EpochRecord], None]
 
 # What the defaults aim at: a small set is seen more often, in smaller batches.
+LEARNING_RATE = 3e-3  # AdamW's; with the warm-up LeNet-5 reaches 90 % of Fashion-MNIST
+WARM_UP = 0.05
 FEW_ROWS = 10_000
 ENOUGH_STEPS = 1_500
 
@@ -84,8 +86,8 @@ def fit(
         epochs: passes over the training rows; by default 12, and more, up to 100, where these
             would make fewer than 1,500 steps.
         batch_size: rows a step; by default 128, or 32 where there are under 10,000 rows.
-        optimizer: a fresh ``AdamW()`` by default.
-        schedule: ``Cosine()`` by default.
+        optimizer: a fresh ``AdamW(3e-3)`` by default.
+        schedule: ``Cosine(warm_up=0.05)`` by default.
         early_stopping: runs all epochs by default.
         seed: of the split, the order of rows and dropout; weights come initialized.
         threads: of BLAS meanwhile; None leaves them be. On networks of this size a second one
@@ -107,8 +109,8 @@ def fit(
         training,
         held_out,
         loss or default_loss(network, training),
-        optimizer or AdamW(),
-        schedule or Cosine(),
+        optimizer or AdamW(LEARNING_RATE),
+        schedule or Cosine(warm_up=WARM_UP),
         _plan(len(training), epochs, batch_size, seed),
     )
     best = _Best(network)

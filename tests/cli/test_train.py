@@ -97,7 +97,8 @@ def test_options_reach_the_training(
     assert told["ending"] in ("no improvement", "all epochs")
     history = read_description(out).history
     assert history is not None
-    assert history.epochs[0].learning_rate == 1e-9  # one step an epoch, the first at full rate
+    rates = [epoch.learning_rate for epoch in history.epochs]
+    assert rates[:2] == [5e-10, 1e-9]  # one step an epoch: two of warm-up, then the full rate
 
 
 def test_a_gap_to_validation_is_called_overfitting(

@@ -24,7 +24,9 @@ CASES = [
     PruneChannels(0.5),
     PruneChannels(0.5, importance="l1", round_to=1),
     PruneChannels(importance="l2", widths=(24, 8)),
+    PruneChannels(0.5, layers="linear"),
     QuantizeStatic(),
+    QuantizeStatic(layers="linear"),
     QuantizeStatic(observer="percentile", percentile=99.0, rows=100),
     Recipe((FoldScale(), PruneChannels(0.5), Distill(epochs=1), QuantizeStatic())),
 ]
