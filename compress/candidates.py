@@ -36,7 +36,7 @@ from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
-RATIOS = (0.5, 0.75, 0.85, 0.92)  # of the units pruned, while the last one stayed inside
+RATIOS = (0.5, 0.65, 0.75, 0.85, 0.92)  # of the units pruned, while the last one stayed inside
 GENTLE_RATIO = 0.25  # where the first of them was too much
 CALIBRATION_ROWS = 512
 PARITY_ROWS = 32
@@ -104,7 +104,7 @@ class Plan:
         floats: tuple[Ending, ...] = (("", ()),)
         integers: tuple[Ending, ...] = (
             ("int8", (QuantizeStatic(),)),
-            ("int8 but for convolutions", (QuantizeStatic(layers="linear"),)),
+            ("dense int8", (QuantizeStatic(layers="linear"),)),
         )
         return {"int8": integers, "none": floats}.get(self.quantize or "", floats + integers)
 
@@ -205,10 +205,10 @@ def _pruning_rungs_of(
     layers: Kinds, network: Network, data: Data, plan: Plan, notes: list[str]
 ) -> Ladder:
     full = last = removable_widths(network, layers)
-    where = "" if layers == "all" else " but for convolutions"
+    where = "" if layers == "all" else "dense "
     for ratio in RATIOS if plan.ratio is None else (plan.ratio,):
         step = PruneChannels(ratio, layers=layers)
-        name = f"pruned {_percent(ratio)}{where}"
+        name = f"{where}pruned {_percent(ratio)}"
         widths = [rounded_width(width, 1 - ratio, step.round_to) for width in full]
         if widths == last:
             notes.append(f"{name} was left out: it removes no more, widths stay multiples of 8")
@@ -218,7 +218,7 @@ def _pruning_rungs_of(
             continue
         if ratio == RATIOS[0] and plan.ratio is None:
             step = PruneChannels(GENTLE_RATIO, layers=layers)
-            name = f"pruned {_percent(GENTLE_RATIO)}{where}"
+            name = f"{where}pruned {_percent(GENTLE_RATIO)}"
             yield from _pruned(name, step, network, data, plan, notes)
         return
 

@@ -1,6 +1,7 @@
 """Real ONNX files of other exporters: a better model, or the original with the reason."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,12 @@ def test_a_better_model_or_the_reason(name, has_labels):
     rows = Rows(rows_for(name), y)
     model = read_onnx(MODELS / f"{name}.onnx")
     original = Session(model.SerializeToString())
+    refused = re.compile("the original is kept. (Nearest miss: |.*left out|There was)")
     try:
         result = compress(model, train=rows, valid=rows, max_drop=0.1, batches=(1,))
     except BoundNotMetError as error:
-        assert "the original is kept" in str(error)
+        if not refused.search(str(error)):
+            raise
         return
     best = Session(result.best.candidate.model)
     assert [p.name for p in best.outputs] == [p.name for p in original.outputs]

@@ -1,0 +1,43 @@
+"""The closed loop, against a real server in this process."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hlserve.bench.load import Load, closed_loop
+from hlserve.errors import HlserveError
+from tests.serving import models
+from tests.serving.running import running_server
+
+ROWS = {"input": np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    models.put(tmp_path, "m", models.mlp())
+    return tmp_path
+
+
+def test_every_caller_counts_its_answers(root: Path) -> None:
+    with running_server(root) as server:
+        load = closed_loop(
+            server.address, "m", ROWS, callers=3, seconds=0.3, server_pid=os.getpid()
+        )
+    assert load.requests == len(load.latencies_s) > 10
+    assert load.per_second == pytest.approx(load.requests / load.seconds)
+    assert 0 < load.percentile_s(50) <= load.percentile_s(95) < load.seconds
+    assert load.server_cpu_s is not None
+    assert load.server_cpu_s > 0
+
+
+def test_what_a_request_says_is_raised(root: Path) -> None:
+    with running_server(root) as server, pytest.raises(HlserveError, match="NOT_FOUND"):
+        closed_loop(server.address, "other", ROWS, seconds=0.3)
+
+
+def test_processor_time_that_cannot_be_known_is_none() -> None:
+    load = Load(10, 2.0, np.full(10, 0.1), None)
+    assert load.server_cpu_per_request_s is None
+    assert load.per_second == 5
