@@ -13,7 +13,7 @@ COPY hlserve hlserve
 COPY compress compress
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 COPY models /models
-RUN chmod -R a+rX,go-w /models && rm -f /models/.gitkeep
+RUN chmod -R a+rX,go-w /models
 
 # ---- one environment each, without pip or setuptools: the base's pip installs into them
 FROM ${BASE} AS environment-cpu

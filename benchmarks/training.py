@@ -23,14 +23,20 @@ import numpy as np
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("mlp", "mlp1024", "lenet5", "lstm:128", "resnet8")
+MODELS = ("mlp", "mlp1024", "lenet5")
 TRAIN_ROWS = 60_000
 
 
 def main() -> None:
     """Runs the pairs and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/fashion-mnist")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("HLSERVE_SHARED", ROOT / "../shared"))
+        / "data"
+        / "fashion-mnist",
+    )
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--peers", default="torch,sklearn")
     parser.add_argument("--epochs", type=int, default=5)

@@ -185,7 +185,7 @@ class DynamicBatcher:
         """The oldest wanted request, and those behind it that may run with it, up to the limit."""
         batch: list[_Pending] = []
         rows = 0
-        for pending in list(self._queue):
+        for pending in self._queue:
             if not pending.is_wanted(now_s):
                 continue  # its own caller answers and forgets it
             if batch and (pending.key is None or pending.key != batch[0].key):
