@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]  # not of the test set
 from matplotlib import pyplot as plt  # type: ignore[import-not-found,unused-ignore]
+from matplotlib import ticker
 
 CHOSEN, REFUSED, OTHER, ORIGINAL = "#0b7a75", "#c8553d", "#8fa3ad", "#1b1b1e"
 
@@ -20,10 +21,16 @@ def main() -> None:
     """One panel a report: every candidate's file size against its accuracy."""
     target, *sources = map(Path, sys.argv[1:])
     mpl.rcParams.update({"font.size": 10, "svg.hashsalt": "hlserve", "svg.fonttype": "path"})
-    figure, panels = plt.subplots(1, len(sources), figsize=(5.2 * len(sources), 3.9), squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(sources), figsize=(5.2 * len(sources), 4.1), squeeze=False, layout="constrained"
+    )
     for panel, source in zip(panels[0], sources, strict=True):
         _draw(panel, json.loads(source.read_text()))
-    figure.tight_layout()
+    found = [panel.get_legend_handles_labels() for panel in panels[0]]
+    unique = {n: h for hs, ns in found for h, n in zip(hs, ns, strict=True)}
+    figure.legend(
+        unique.values(), unique.keys(), loc="outside lower center", ncols=4, frameon=False
+    )
     figure.savefig(target, metadata={"Date": None})
 
 
@@ -61,12 +68,13 @@ def _draw(panel: Any, report: dict[str, Any]) -> None:
     name = Path(report["model"]).stem
     panel.set_title(f"{name}: {ratio:.1f}x smaller, {gain:.2f}x faster at batch {largest}")
     panel.set_xscale("log")
+    panel.set_xticks([10, 20, 50, 100, 200, 500, 1000], minor=False)
+    panel.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.set_xlim(10, 1.6 * original["size_bytes"] / 1e3)
     panel.set_xlabel("file, kB")
     panel.set_ylabel(f"{report['metric']}, %")
     panel.grid(visible=True, alpha=0.25)
-    handles, labels = panel.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    panel.legend(unique.values(), unique.keys(), fontsize=8, loc="best")
 
 
 main()
