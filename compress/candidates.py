@@ -42,7 +42,7 @@ CALIBRATION_ROWS = 512
 PARITY_ROWS = 32
 
 FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
-FEWEST_EPOCHS, MOST_EPOCHS = 4, 10
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 8
 STUDENT_EPOCHS = 3  # times as many: a student starts from nothing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,17 @@ class Load:
     def percentile_s(self, percent: float) -> float:
         """The latency that so many % of the answers kept, seconds."""
         return float(np.percentile(self.latencies_s, percent))
+
+
+def together(parts: Sequence[Load]) -> Load:
+    """Several measurements of one server as one."""
+    known = [part.server_cpu_s for part in parts if part.server_cpu_s is not None]
+    return Load(
+        sum(part.requests for part in parts),
+        sum(part.seconds for part in parts),
+        np.concatenate([part.latencies_s for part in parts]),
+        sum(known) if len(known) == len(parts) else None,
+    )
 
 
 def closed_loop(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hlserve.bench.load import Load, closed_loop
+from hlserve.bench.load import Load, closed_loop, together
 from hlserve.errors import HlserveError
 from tests.serving import models
 from tests.serving.running import running_server
@@ -41,3 +41,10 @@ def test_processor_time_that_cannot_be_known_is_none() -> None:
     load = Load(10, 2.0, np.full(10, 0.1), None)
     assert load.server_cpu_per_request_s is None
     assert load.per_second == 5
+
+
+def test_parts_add_up() -> None:
+    both = together([Load(10, 2.0, np.full(10, 0.1), 1.0), Load(5, 1.0, np.full(5, 0.2), 0.5)])
+    assert (both.requests, both.seconds, both.server_cpu_s) == (15, 3.0, 1.5)
+    assert both.percentile_s(100) == 0.2
+    assert together([both, Load(1, 1.0, np.ones(1), None)]).server_cpu_s is None
