@@ -43,7 +43,8 @@ PARITY_ROWS = 32
 
 FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 8
-STUDENT_EPOCHS = 3  # times as many: a student starts from nothing
+STUDENT_EPOCHS = 12, 150  # a student starts from nothing, and may take larger steps
+STUDENT_LEARNING_RATE = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +186,10 @@ def onnx_ladder(
 
 def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
     """As long as it takes for about the same number of steps, however few the rows."""
-    usual = Distill()
+    usual = Distill(learning_rate=STUDENT_LEARNING_RATE) if is_student else Distill()
+    fewest, most = STUDENT_EPOCHS if is_student else (FEWEST_EPOCHS, MOST_EPOCHS)
     epochs = ceil(FINE_TUNING_STEPS / max(1, ceil(n_rows / usual.batch_size)))
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs))
-    return replace(usual, epochs=epochs * (STUDENT_EPOCHS if is_student else 1))
+    return replace(usual, epochs=min(most, max(fewest, epochs)))
 
 
 # ----- below

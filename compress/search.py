@@ -43,6 +43,8 @@ CONFIRMATION_BUDGET_S = 3.0
 EQUAL_WITHIN = 0.10  # latencies this close are taken as equal; then the smaller file wins
 ORIGINAL = "original"
 
+MINIMUM_SPEED_UP = 1.02  # over all batch sizes; less is no reason to change a model
+
 # A proven gain below both of these gives way to a larger one that is only estimated.
 NOTABLE_SPEED_UP = 1.1
 NOTABLE_SIZE_RATIO = 1.5
@@ -408,8 +410,9 @@ def _no_gain(verdict: Verdict, original: Verdict, goal: Goal) -> str:
         return "" if is_smaller else "the file is no smaller than the original"
     for batch, gain in verdict.speed_up.items():
         if gain.ratio < 1:
-            return f"slower than the original at batch {batch}: {gain.ratio:.2f}x"
-    if not any(gain.lower > 1 for gain in verdict.speed_up.values()):
+            return f"slower than the original at batch {batch}: {gain.ratio:.3f}x"
+    is_beyond_noise = any(gain.lower > 1 for gain in verdict.speed_up.values())
+    if not is_beyond_noise or original.typical_s / verdict.typical_s < MINIMUM_SPEED_UP:
         return "no faster than the original beyond the noise of this machine"
     return ""
 
