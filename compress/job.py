@@ -67,10 +67,9 @@ def read_model(path: Path) -> Model:
         return checkpoint.load(path)
     if path.suffix == ".onnx":
         return read_onnx(path)
-    raise ModelFileError(
-        f"{path}: expected a checkpoint (.safetensors) or an ONNX file (.onnx)"
-        + (" with it in a folder; name the file itself" if path.is_dir() else "")
-    )
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; name the .safetensors or .onnx file in it")
+    raise ModelFileError(f"{path}: expected a checkpoint (.safetensors) or an ONNX file (.onnx)")
 
 
 def rows_apart(rows: Rows, *, seed: int) -> tuple[Rows, Rows]:

@@ -16,14 +16,13 @@ import msgspec
 import numpy as np
 
 from compress.evaluate import fixed_batch, take_rows
-from compress.recipe import steps_to_toml
+from compress.recipe import MADE_WITH, SCHEMA_VERSION, steps_to_toml
 from compress.search import Result, Search, Verdict
 from compress.session import Port, Session
 from hlserve import __version__, datatypes
 from hlserve.nn.param import Array
 from hlserve.repository import Metadata, TensorSpec, publish
 
-SCHEMA_VERSION = 1
 GOLDEN_ROWS = 4
 REPORT_FILE = "report.json"
 _LOCKED = ("numpy", "onnx", "onnxruntime")
@@ -151,7 +150,7 @@ def lock(result: Result, prepared: Search, origin: Origin) -> str:
         "data": origin.data,
         "seed": result.seed,
     }
-    made_with = "[made_with]\n" + steps_to_toml([head]).partition("\n")[2]
+    made_with = f"[{MADE_WITH}]\n" + steps_to_toml([head]).partition("\n")[2]
     return f"{made_with}\n{result.best.candidate.recipe}"
 
 

@@ -24,8 +24,11 @@ from compress.folding import FoldScale
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
 from compress.technique import Compressed, Data, Report, Technique
-from hlserve.errors import CompressionError, ConfigError
+from hlserve.errors import CompressionError, ConfigError, SchemaVersionError
 from hlserve.nn.network import Network
+
+SCHEMA_VERSION = 1  # of recipe.lock
+MADE_WITH = "made_with"  # its table of what went in, which a recipe has not
 
 TECHNIQUES: tuple[type[Technique], ...] = (
     Distill,
@@ -63,18 +66,20 @@ class Recipe(Technique):
 
     @classmethod
     def from_toml(cls, text: str, *, name: str = "recipe") -> Recipe:
-        """The recipe that a TOML text describes.
+        """The recipe that a TOML text describes; a recipe.lock is one too.
 
         Raises:
+            SchemaVersionError: a newer hlserve wrote the lock.
             ConfigError: no TOML, an unknown technique or setting, or a value out of range.
         """
         try:
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{name} is no TOML: {error}") from error
-        unknown = sorted(content.keys() - {"step"})
+        unknown = sorted(content.keys() - {"step", MADE_WITH})
         if unknown:
             raise ConfigError(f"{name}: unknown key {unknown[0]!r}, expected tables [[step]]")
+        _require_known_schema(name, content.get(MADE_WITH))
         steps = content.get("step", [])
         if not isinstance(steps, list) or not steps:
             raise ConfigError(f"{name}: no steps; write one or more tables [[step]]")
@@ -92,6 +97,15 @@ class Recipe(Technique):
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"recipe {path} cannot be read: {error}") from error
         return cls.from_toml(text, name=f"recipe {path}")
+
+
+def _require_known_schema(name: str, made_with: object) -> None:
+    version = made_with.get("schema_version", 1) if isinstance(made_with, dict) else 1
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{name} has schema version {version!r}, this hlserve reads up to {SCHEMA_VERSION}: "
+            "upgrade hlserve"
+        )
 
 
 def steps_to_toml(steps: Sequence[Mapping[str, Any]]) -> str:

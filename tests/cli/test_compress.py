@@ -211,3 +211,20 @@ def test_evaluate_says_what_is_wrong(
 def test_the_published_graph_is_valid(work: Path, tmp_path: Path) -> None:
     assert compress(work, "net.safetensors", tmp_path / "net", "--max-drop", "10pp") == 0
     onnx.checker.check_model(onnx.load(tmp_path / "net" / "1" / "model.onnx"), full_check=True)
+
+
+def test_the_lock_of_a_result_is_a_recipe(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wishes = ("--max-drop", "20pp", "--prune", "0.5", "--quantize", "int8")
+    assert compress(work, "net.safetensors", tmp_path / "a", *wishes) == 0
+    lock = tmp_path / "a" / "1" / "recipe.lock"
+    again = ("--max-drop", "20pp", "--recipe", lock)
+    assert compress(work, "net.safetensors", tmp_path / "b", *again) == 0
+    files = [tmp_path / name / "1" / "model.onnx" for name in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    newer = tmp_path / "newer.lock"
+    newer.write_text(lock.read_text().replace("schema_version = 1", "schema_version = 2"))
+    capsys.readouterr()
+    assert compress(work, "net.safetensors", tmp_path / "c", *again[:3], newer) == 1
+    assert "schema version 2" in capsys.readouterr().err
