@@ -65,7 +65,7 @@ class Distill(Technique):
         if data.train.y is not None:
             targets[LABELS] = data.train.y
         result = network.copy()
-        fit(
+        history = fit(
             result,
             data.train.inputs,
             targets,
@@ -77,6 +77,8 @@ class Distill(Technique):
             seed=data.seed,
             progress=data.progress,
         )
+        if history.is_interrupted:
+            raise KeyboardInterrupt  # half a training is no result
         return Compressed(result)
 
     def _loss(self, network: Network, data: Data) -> Loss:

@@ -42,7 +42,7 @@ class FineTune(Technique):
         """See Technique."""
         assert data.train.y is not None  # requires
         result = network.copy()
-        fit(
+        history = fit(
             result,
             data.train.inputs,
             data.train.y,
@@ -53,6 +53,8 @@ class FineTune(Technique):
             seed=data.seed,
             progress=data.progress,
         )
+        if history.is_interrupted:
+            raise KeyboardInterrupt  # half a training is no result
         return Compressed(result)
 
 

@@ -1,9 +1,12 @@
 """Distillation: gradients against differences, and what a student learns."""
 
+import signal
+import threading
+
 import numpy as np
 import pytest
 
-from compress.distillation import Distill
+from compress.distillation import Distill, FineTune
 from compress.distillation.loss import BlendedError, SoftTargets
 from compress.technique import Data
 from hlserve.datasets import Rows
@@ -93,3 +96,12 @@ def test_mistakes_are_refused(trained_mlp, mlp_rows):
         Distill().apply(trained_mlp, Data(mlp_rows, np.zeros((len(mlp_rows), 7), np.float32)))
     with pytest.raises(DataError, match="'labels'"):
         SoftTargets(1.0, 0.5)(np.zeros((2, 1)), {"teacher_logits": np.zeros((1, 2))})
+
+
+@pytest.mark.parametrize("technique", [Distill(epochs=1000), FineTune(epochs=1000)])
+def test_ctrl_c_ends_the_whole_job_not_this_step_alone(trained_mlp, mlp_data, technique):
+    timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        technique.apply(trained_mlp, mlp_data)
+    timer.join()
