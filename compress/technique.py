@@ -79,7 +79,7 @@ class Technique(ABC):
             CompressionError: the network or the data do not fit, or the technique is at fault.
         """
         self.requires(network, data)
-        before = network.value.copy()
+        before = np.concatenate([network.value, network.statistics])
         started = time.perf_counter()
         result = self.transform(network, data)
         seconds = time.perf_counter() - started
@@ -110,7 +110,8 @@ class Technique(ABC):
     def _check_that_input_is_untouched(
         self, network: Network, before: Array, after: Network
     ) -> None:
-        if after is network or not np.array_equal(before, network.value):
+        now = np.concatenate([network.value, network.statistics])
+        if after is network or not np.array_equal(before, now):
             raise CompressionError(
                 f"{type(self).__name__} changed the network that it was given; "
                 "its transform must work on a copy"

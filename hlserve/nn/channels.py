@@ -73,6 +73,19 @@ class ChannelFlow:
         """Units that may not be removed: the network's inputs and outputs."""
         self._protected.append(ids)
 
+    def along(self, channels: Channels, axis: int, size: int) -> ChannelIds:
+        """The units on ``axis``, for a layer whose weights follow that axis.
+
+        Where the activation's channels lie on another axis, its units may not go, and neither
+        may the ``size`` new ones that stand on this axis.
+        """
+        if channels.axis == axis:
+            return channels.ids
+        ids = self.new(size)
+        self.protect(channels.ids)
+        self.protect(ids)
+        return ids
+
     def bindings(self) -> list[Binding]:
         """Every bound axis, coupled ids already made one."""
         return [replace(binding, ids=self.resolve(binding.ids)) for binding in self._bindings]

@@ -94,7 +94,8 @@ class _Passes:
         _, backward = self._run()
         to_inputs = backward(v.copy(), to_inputs=bool(self._floats))
         for name, param in self._network.params().items():
-            yield name, param.value, param.grad
+            if param.is_trained:
+                yield name, param.value, param.grad
         for name in sorted(self._floats):
             value = self._rows[name]
             yield name, value, to_inputs.get(name, np.zeros_like(value))

@@ -65,8 +65,9 @@ class Node:
 class Network:
     """Named layers in topological order.
 
-    All parameters lie in one flat vector, ``value``, and their gradients in another, ``grad``;
-    every ``Param`` is a view into them.
+    All trained parameters lie in one flat vector, ``value``, and their gradients in another,
+    ``grad``; those that are not trained (running statistics) lie in a third, ``statistics``.
+    Every ``Param`` is a view into them.
 
     Attributes:
         inputs, nodes: the graph.
@@ -97,7 +98,7 @@ class Network:
         self.activation_qparams: dict[str, QParams] = {}
         self.shapes = _infer_shapes(self.inputs, self.nodes, self.outputs)
         self._learns = _values_with_params_upstream(self.nodes)
-        self.value, self.grad = _flatten(self.params().values(), np.float32)
+        self._place_params(np.float32)
 
     # ----- parameters
 
@@ -134,7 +135,7 @@ class Network:
         other = copy.deepcopy(self)
         for param in other.params().values():
             param.value = param.value.astype(dtype)
-        other.value, other.grad = _flatten(other.params().values(), dtype)
+        other._place_params(dtype)
         return other
 
     def copy(self) -> Network:
@@ -270,6 +271,11 @@ class Network:
 
     # ----- below
 
+    def _place_params(self, dtype: DTypeLike) -> None:
+        params = self.params().values()
+        self.value, self.grad = _flatten((p for p in params if p.is_trained), dtype)
+        self.statistics, _ = _flatten((p for p in params if not p.is_trained), dtype)
+
     def _emit_quantized(self, g: GraphBuilder, name: str, tensor: str) -> str:
         qparams = self.activation_qparams.get(name)
         return tensor if qparams is None else g.quantized(tensor, qparams)
@@ -382,7 +388,8 @@ def _infer_shapes(
 def _values_with_params_upstream(nodes: Iterable[Node]) -> frozenset[str]:
     learns: set[str] = set()
     for node in nodes:
-        if node.layer.params() or any(i in learns for i in node.inputs):
+        is_trained = any(p.is_trained for p in node.layer.params().values())
+        if is_trained or any(i in learns for i in node.inputs):
             learns.add(node.name)
     return frozenset(learns)
 

@@ -31,7 +31,7 @@ class QParams:
 
 
 class Param:
-    """A trained array with its gradient.
+    """An array of a layer, trained as a rule, with its gradient.
 
     ``value`` and ``grad`` are views into the flat vectors of the network that holds the
     parameter, so an optimizer updates all parameters in one pass. Until a network takes the
@@ -44,23 +44,36 @@ class Param:
         in_axis: the axis that indexes input channels, or None.
         mask: 0/1 array of the same shape that pruning keeps multiplied in, or None.
         qparams: how the exporter writes the values as integers; None means as floats.
+        is_trained: whether gradients change it. A statistic such as BatchNorm's running mean is
+            not: the layer's own forward updates it in training.
     """
 
-    __slots__ = ("grad", "in_axis", "mask", "out_axis", "qparams", "value")
+    __slots__ = ("grad", "in_axis", "is_trained", "mask", "out_axis", "qparams", "value")
 
     def __init__(
-        self, value: Array, *, out_axis: int | None = None, in_axis: int | None = None
+        self,
+        value: Array,
+        *,
+        out_axis: int | None = None,
+        in_axis: int | None = None,
+        is_trained: bool = True,
     ) -> None:
         self.value = value
         self.grad = np.zeros_like(value)
         self.out_axis = out_axis
         self.in_axis = in_axis
+        self.is_trained = is_trained
         self.mask: Array | None = None
         self.qparams: QParams | None = None
 
     def with_value(self, value: Array) -> Param:
         """A parameter with the same axis roles and another value; no mask, no qparams."""
-        return Param(np.array(value), out_axis=self.out_axis, in_axis=self.in_axis)
+        return Param(
+            np.array(value),
+            out_axis=self.out_axis,
+            in_axis=self.in_axis,
+            is_trained=self.is_trained,
+        )
 
     def place(self, value: Array, grad: Array) -> None:
         """Moves the parameter into views of flat vectors; the values are copied there."""

@@ -237,6 +237,7 @@ class _Best:
         self._network = network
         self._rank: tuple[float, float] | None = None
         self._value: Array | None = None
+        self._statistics: Array | None = None
 
     def offer(self, record: EpochRecord) -> None:
         if record.validation_loss is None:
@@ -247,13 +248,15 @@ class _Best:
         if self._rank is None or rank > self._rank:
             self._rank, self.epoch = rank, record.epoch
             self._value = self._network.value.copy()
+            self._statistics = self._network.statistics.copy()
 
     def epochs_since(self, epoch: int) -> int:
         return epoch - (self.epoch or 0)
 
     def restore(self) -> None:
-        if self._value is not None:
+        if self._value is not None and self._statistics is not None:
             self._network.value[...] = self._value
+            self._network.statistics[...] = self._statistics
 
 
 def _divide(

@@ -24,7 +24,7 @@ from hlserve.nn.layers import (
     Softmax,
     Standardize,
 )
-from hlserve.nn.network import Input, Network, sequential
+from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
 from tests.nn.cases import CASES, Case
@@ -123,7 +123,7 @@ def test_an_empty_batch_gives_empty_outputs_and_no_gradient(case: Case) -> None:
     y, to_inputs, grad = run(network, case.rows(0))
     assert y.shape == (*network.shapes["layer"], 0)
     assert {name: dx.shape for name, dx in to_inputs.items()} == {
-        i.name: (0, *i.shape) for i in network.inputs
+        i.name: (0, *i.shape) for i in network.inputs if i.dtype == "float32"
     }
     assert not grad.any()
 
@@ -162,11 +162,11 @@ def test_the_memory_order_of_inputs_and_gradients_does_not_matter(case: Case) ->
             workspace = Workspace(rng=np.random.default_rng(0))
             y, backward = layer.forward(*inputs, training=True, workspace=workspace)
             dy = np.random.default_rng(4).standard_normal(y.shape)
-            (dx,) = backward(np.array(dy, np.float32, order=order))
-            results.append((y.copy(), dx.copy()))
-    for y, dx in results[1:]:
-        np.testing.assert_allclose(y, results[0][0], **ROUNDING)
-        np.testing.assert_allclose(dx, results[0][1], **ROUNDING)
+            grads = backward(np.array(dy, np.float32, order=order))
+            results.append([y.copy(), *(dx.copy() for dx in grads)])
+    for arrays in results[1:]:
+        for array, first in zip(arrays, results[0], strict=True):
+            np.testing.assert_allclose(array, first, **ROUNDING)
 
 
 # ----- workspaces
@@ -254,24 +254,37 @@ def test_a_layer_made_from_its_own_arrays_is_the_same(case: Case) -> None:
 
 
 def surrounded(case: Case) -> Network:
-    """The case's layer between one that makes units and one that reads them, where they fit."""
-    layer, (shape,) = case.make(), case.shapes
-    out = layer.output_shape(shape)
-    before: list[Layer] = [Linear(shape[0], shape[0])] if len(shape) == 1 else []
-    after: list[Layer] = [Linear(out[0], 2)] if len(out) == 1 else []
-    if len(shape) == 3:
-        before = [Conv2d(shape[0], shape[0], 1)]
-    if len(out) == 3:
-        after = [Conv2d(out[0], 2, 1)]
-    network = sequential([*before, layer, *after], Input("x", shape), output="y")
-    network.value[...] = 0.5 * np.random.default_rng(1).standard_normal(network.value.size)
+    """The case's layer between ones that make units and one that reads them, where they fit."""
+    layer, nodes, sources = case.make(), [], []
+    inputs = case.network().inputs
+    for entry in inputs:
+        maker = producer(entry.shape) if entry.dtype == "float32" else None
+        sources.append(entry.name if maker is None else f"before_{entry.name}")
+        if maker is not None:
+            nodes.append(Node(f"before_{entry.name}", maker, (entry.name,)))
+    nodes.append(Node("layer", layer, tuple(sources)))
+    out = layer.output_shape(*case.shapes)
+    after = producer(out, 2)
+    if after is not None:
+        nodes.append(Node("after", after, ("layer",)))
+    network = Network(inputs, nodes, {"y": nodes[-1].name})
+    rng = np.random.default_rng(1)
+    network.value[...] = 0.5 * rng.standard_normal(network.value.size)
+    network.statistics[...] = rng.uniform(0.5, 2.0, network.statistics.size)
     return network
+
+
+def producer(shape: tuple[int, ...], n: int | None = None) -> Layer | None:
+    """A layer that reads such rows and makes ``n`` units, as many as there are by default."""
+    if len(shape) == 1:
+        return Linear(shape[0], n or shape[0])
+    return Conv2d(shape[0], n or shape[0], 1) if len(shape) == 3 else None
 
 
 @every_case
 def test_removing_a_unit_equals_reading_nothing_of_it(case: Case) -> None:
     network = surrounded(case)
-    rows = case.rows(3)["x0"]
+    rows = case.rows(3)
     flow = network.channel_flow()
     bindings = flow.bindings()
     made = {unit for b in bindings if b.is_producer for unit in b.ids.tolist()}

@@ -1,0 +1,7 @@
+"""Recurrent layers."""
+
+from __future__ import annotations
+
+from tests.nn.cases.case import Case
+
+CASES: tuple[Case, ...] = ()

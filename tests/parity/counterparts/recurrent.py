@@ -1,0 +1,7 @@
+"""Recurrent layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+COUNTERPARTS: dict[type, Any] = {}
