@@ -82,7 +82,7 @@ def test_steady_calls_allocate_nothing_the_size_of_the_scores() -> None:
     ("loss", "targets", "message"),
     [
         (CrossEntropy(), np.zeros((4, 3)), r"shape \(4,\), got \(4, 3\)"),
-        (CrossEntropy(), {"labels": np.zeros(4)}, r"one array of targets, got \['labels'\]"),
+        (CrossEntropy(), {"teacher": np.zeros(4)}, r"by name, got \['teacher'\]"),
         (MeanSquaredError(), np.zeros((3, 4)), r"shape \(4, 3\), got \(3, 4\)"),
     ],
 )
