@@ -124,8 +124,8 @@ class Augment:
 
     def _erase(self, rng: np.random.Generator, buffers: Workspace, out: Array) -> None:
         batch, _, height, width = out.shape
-        rows = _square_side(height, self.erase, rng.integers(0, height, batch))
-        columns = _square_side(width, self.erase, rng.integers(0, width, batch))
+        rows = _square_side(height, self.erase, rng.integers(0, height, (batch,)))
+        columns = _square_side(width, self.erase, rng.integers(0, width, (batch,)))
         inside = buffers.empty("inside", (batch, height, width), np.bool_)
         np.logical_and(rows[:, :, np.newaxis], columns[:, np.newaxis, :], out=inside)
         np.copyto(out, 0, where=inside[:, np.newaxis])
