@@ -8,6 +8,8 @@ from hlserve.errors import DataError
 from hlserve.nn.metrics.rows import is_in_class, require_rows
 from hlserve.nn.param import Array
 
+_ROUNDING = 1e-6  # a float32 softmax may pass 1 by one ten-millionth
+
 
 def log_loss(probabilities: Array, labels: Array) -> float:
     """Mean of -log of the probability that a row's own class got.
@@ -74,7 +76,7 @@ def _by_class(probabilities: Array, labels: Array, metric: str) -> Array:
             f"{metric}: probabilities are {probabilities.dtype} of shape {probabilities.shape}, "
             "expected floats, (batch, classes), or (batch,) of class 1"
         )
-    if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):
+    if not (probabilities.min() >= 0 and probabilities.max() <= 1 + _ROUNDING):
         raise DataError(
             f"{metric}: probabilities lie in {probabilities.min()} to {probabilities.max()}, "
             "expected 0 to 1; take the output `probabilities`, not the scores"
