@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
@@ -108,15 +109,20 @@ def evaluate_part(
     *,
     metric: str | None = None,
 ) -> Evaluation:
-    """Loss and metric over the part, in buffers that may be those of training."""
+    """Loss and metric over the part, in buffers that may be those of training.
+
+    Where the loss is NaN or infinite it is that of the first such batch, and the metric NaN.
+    """
     judge = _Judge(metric_of(network, part.examples, metric), part)
     total, counted = 0.0, 0.0
     for start in range(0, len(part), EVALUATION_BATCH):
         batch = part.indices[start : start + EVALUATION_BATCH]
         inputs, targets = part.examples.take(batch, buffers)
         scores, _ = network.forward(inputs, workspace=workspace, until=network.logits_node)
-        weight = total_weight(loss, targets, len(batch))
-        total += loss(scores, targets)[0] * weight
+        value, weight = loss(scores, targets)[0], total_weight(loss, targets, len(batch))
+        if not math.isfinite(value):
+            return Evaluation(len(part), value, None if judge.metric is None else math.nan)
+        total += value * weight
         counted += weight
         judge.look_at(scores, start, batch)
     # Rows that all weigh nothing cost nothing.
@@ -176,7 +182,7 @@ class _Judge:
     """Gathers what a metric needs, batch by batch."""
 
     def __init__(self, metric: Metric | None, part: Part) -> None:
-        self._metric = metric
+        self.metric = metric
         self._wanted = part.examples.only_targets
         self._part = part
         self._total = 0.0
@@ -184,10 +190,10 @@ class _Judge:
 
     def look_at(self, scores: Array, start: int, batch: Indices) -> None:
         """Takes the scores of the part's rows from ``start`` on, (outputs, batch)."""
-        if self._metric is None or self._wanted is None:
+        if self.metric is None or self._wanted is None:
             return
-        if self._metric.is_mean:
-            self._total += self._metric.function(scores.T, self._wanted[batch]) * len(batch)
+        if self.metric.is_mean:
+            self._total += self.metric.function(scores.T, self._wanted[batch]) * len(batch)
             return
         if self._scores is None:
             self._scores = np.empty((len(self._part), len(scores)), scores.dtype)
@@ -195,11 +201,11 @@ class _Judge:
 
     def verdict(self) -> float | None:
         """The metric over all rows; None where there is none."""
-        if self._metric is None or self._wanted is None:
+        if self.metric is None or self._wanted is None:
             return None
         if self._scores is None:
             return self._total / len(self._part)
-        return self._metric.function(self._scores, self._wanted[self._part.indices])
+        return self.metric.function(self._scores, self._wanted[self._part.indices])
 
 
 def _can_compare(network: Network, wanted: Array) -> bool:
