@@ -44,7 +44,12 @@ class Examples:
                 weights that are negative or all 0.
         """
         inputs = {
-            name: _ready(f"input {name!r}", array, network.dtype)
+            name: _ready(
+                f"input {name!r}",
+                array,
+                network.dtype,
+                takes_missing=network.takes_missing(name),
+            )
             for name, array in network.named_rows(rows).items()
         }
         named = targets if isinstance(targets, Mapping) else {LABELS: targets}
@@ -98,11 +103,13 @@ def _gather(array: Array, indices: Indices, buffers: Workspace, key: str) -> Arr
     return np.take(array, indices, axis=0, out=out, mode="clip")
 
 
-def _ready(name: str, array: Array, dtype: np.dtype[np.generic]) -> Array:
+def _ready(
+    name: str, array: Array, dtype: np.dtype[np.generic], *, takes_missing: bool = False
+) -> Array:
     if array.dtype.kind not in "fiub":
         raise DataError(f"{name}: dtype is {array.dtype}, expected numbers")
     if array.dtype.kind == "f":
-        _require_finite(name, array)
+        _require_finite(name, array, takes_missing=takes_missing)
         array = array.astype(dtype, copy=False)
     return np.ascontiguousarray(array)
 
@@ -179,9 +186,13 @@ def _n_outputs(network: Network) -> int:
     return shape[0]
 
 
-def _require_finite(name: str, array: Array) -> None:
+def _require_finite(name: str, array: Array, *, takes_missing: bool) -> None:
     # min and max pass NaN on, and allocate nothing as isfinite over a whole set would.
-    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        rows = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-        first = int(np.flatnonzero(~rows)[0])
-        raise DataError(f"{name}: row {first} holds NaN or infinity; fill or drop such rows")
+    if not array.size or (np.isfinite(array.min()) and np.isfinite(array.max())):
+        return
+    numbers = array.reshape(len(array), -1)
+    wrong = np.isinf(numbers) if takes_missing else ~np.isfinite(numbers)
+    rows = np.flatnonzero(wrong.any(axis=1))
+    if rows.size:
+        what = "infinity" if takes_missing else "NaN or infinity"
+        raise DataError(f"{name}: row {rows[0]} holds {what}; fill or drop such rows")

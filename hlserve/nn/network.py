@@ -229,6 +229,11 @@ class Network:
             raise DataError(f"the network takes {sorted(wanted)}, got {sorted(arrays)}")
         return {name: _fit_rows(name, arrays[name], shape) for name, shape in wanted.items()}
 
+    def takes_missing(self, name: str) -> bool:
+        """Whether NaN is a value of this input: all that read it know what to do with it."""
+        readers = [node.layer for node in self.nodes if name in node.inputs]
+        return all(layer.takes_missing for layer in readers)
+
     @property
     def logits_node(self) -> str:
         """The node that losses look at: what the closing Softmax or Sigmoid is fed with."""

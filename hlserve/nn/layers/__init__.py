@@ -1,5 +1,7 @@
 """The layers, one family a file; LAYERS lists every class that a network may hold."""
 
+from hlserve.nn.layers.columns import Impute as Impute
+from hlserve.nn.layers.columns import OneHot as OneHot
 from hlserve.nn.layers.conv2d import Conv2d as Conv2d
 from hlserve.nn.layers.dropout import Dropout as Dropout
 from hlserve.nn.layers.linear import Linear as Linear
@@ -17,8 +19,10 @@ LAYERS = (
     Conv2d,
     Dropout,
     Flatten,
+    Impute,
     Linear,
     MaxPool2d,
+    OneHot,
     ReLU,
     Reshape,
     Scale,

@@ -1,0 +1,80 @@
+"""The layers that a table needs ahead of a network, from what its training rows tell."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hlserve.errors import DataError
+from hlserve.nn.layer import Layer
+from hlserve.nn.layers import Impute, OneHot, Standardize
+from hlserve.nn.param import Array
+
+
+def table_preprocessing(
+    rows: Array, categories: Mapping[int, Sequence[int]] | None = None
+) -> list[Layer]:
+    """Layers that turn raw columns into standardized numbers without gaps.
+
+    Missing values (NaN) become the column's median, with an indicator column for each that has
+    gaps; categories become one column each, a missing one zeros in all of them; everything
+    else is standardized. Medians, not means: half-filled columns are often skewed.
+
+    Args:
+        rows: (rows, columns), the training rows alone, NaN where a value is missing.
+        categories: for the columns that hold categories, the whole numbers that stand for them.
+
+    Raises:
+        DataError: the rows are no table, or a column has a category that is not named.
+    """
+    if rows.ndim != 2 or not rows.size:
+        raise DataError(f"rows have shape {rows.shape}, expected (rows, columns)")
+    named = dict(categories or {})
+    values = rows.astype(np.float64)
+    _require_named(values, named)
+    is_missing = np.isnan(values)
+    gaps = [int(column) for column in np.flatnonzero(is_missing.any(axis=0))]
+    layers: list[Layer] = []
+    if gaps:
+        layers.append(_impute(values, named, [c for c in gaps if c not in named]))
+    width = values.shape[1] + len(gaps) - len(named.keys() & set(gaps))
+    if named:
+        columns = sorted(named)
+        layers.append(OneHot(width, columns, [named[c] for c in columns]))
+    numbers = [c for c in range(values.shape[1]) if c not in named]
+    n_ones = width - values.shape[1] + sum(map(len, named.values()))
+    return [*layers, _standardize(values[:, numbers], n_ones)]
+
+
+def _impute(values: Array, categories: Mapping[int, Sequence[int]], gaps: list[int]) -> Impute:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without any value
+        fill = np.nan_to_num(np.nanmedian(values, axis=0))
+    for column, codes in categories.items():
+        fill[column] = min(codes) - 1  # none of them
+    return Impute(fill.tolist(), gaps)
+
+
+def _standardize(numbers: Array, n_ones: int) -> Standardize:
+    """Of the filled numbers; indicators and categories stay 0 and 1."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        median = np.nan_to_num(np.nanmedian(numbers, axis=0)) if numbers.size else np.zeros(0)
+    filled = np.where(np.isnan(numbers), median, numbers)
+    mean, deviation = filled.mean(axis=0), filled.std(axis=0)
+    # A constant column deviates by rounding alone; dividing by that would blow it up.
+    deviation[deviation <= np.finfo(np.float32).eps * np.abs(mean)] = 1.0
+    return Standardize([*mean.tolist(), *[0.0] * n_ones], [*deviation.tolist(), *[1.0] * n_ones])
+
+
+def _require_named(values: Array, categories: Mapping[int, Sequence[int]]) -> None:
+    for column, codes in categories.items():
+        found = values[:, column]
+        unknown = found[~np.isnan(found) & ~np.isin(found, codes)]
+        if unknown.size:
+            raise DataError(
+                f"column {column} holds {unknown[0]:g}, expected one of the categories "
+                f"{list(codes)}"
+            )
