@@ -3,6 +3,7 @@
 from hlserve.nn.layers.conv2d import Conv2d as Conv2d
 from hlserve.nn.layers.dropout import Dropout as Dropout
 from hlserve.nn.layers.linear import Linear as Linear
+from hlserve.nn.layers.lstm import LSTM as LSTM
 from hlserve.nn.layers.max_pool2d import MaxPool2d as MaxPool2d
 from hlserve.nn.layers.relu import ReLU as ReLU
 from hlserve.nn.layers.reshape import Flatten as Flatten
@@ -17,6 +18,7 @@ LAYERS = (
     Conv2d,
     Dropout,
     Flatten,
+    LSTM,
     Linear,
     MaxPool2d,
     ReLU,
