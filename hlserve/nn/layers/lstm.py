@@ -118,7 +118,8 @@ class _Walk:
         self, layer: LSTM, direction: int, steps: Steps, workspace: Workspace
     ) -> None:
         self._layer, self._direction, self._steps = layer, direction, steps
-        self._workspace, self._hidden = workspace, layer.hidden_size
+        self._workspace = workspace
+        self._inputs, self._hidden = layer.input_size, layer.hidden_size
         _, slots, batch = steps.slots.shape
         self._weights = self._halved_weights()
         self._gates = workspace.empty("gates", (slots - 1, _GATES * self._hidden, batch))
@@ -129,13 +130,14 @@ class _Walk:
     def step(self, t: int) -> None:
         """The state behind step t."""
         hidden, gates, cell = self._hidden, self._gates[t], self._cells[t + 1]
-        np.matmul(self._weights, self._steps.slots[:, t], out=gates)
+        n = len(self._steps.slots) if t > 0 else self._inputs + 1  # the first state is zero
+        np.matmul(self._weights[:, :n], self._steps.slots[:n, t], out=gates)
         np.tanh(gates, out=gates)
         sigmoids = gates[: 3 * hidden]
         sigmoids += 1
         i, o, f, g = self._split(gates)
         np.multiply(f, self._cells[t], out=cell)
-        cell += np.multiply(i, g, out=self._workspace.scratch("products", cell.shape))
+        cell += np.multiply(i, g, out=self._workspace.scratch("a", cell.shape))
         cell *= 0.5
         if self._steps.mask is not None:
             cell *= self._steps.mask[t]
@@ -143,71 +145,72 @@ class _Walk:
         np.multiply(o, bounded, out=self._steps.slots[-hidden:, t + 1])
 
     def backward(self, d_states: Sequence[Array | None], *, need_dx: bool) -> Array | None:
-        """See CellBackward. ``dz`` is twice the gradient of what the tanh of the gates takes."""
-        time, rows, batch = self._gates.shape
-        dz = self._workspace.empty("dz", (rows, time, batch))
+        """See CellBackward.
+
+        The gates become ``dz``, twice the gradient of what their tanh takes.
+        """
+        time, _, batch = self._gates.shape
         recurrent = self._weights[:, -self._hidden :].T
-        scratch = self._workspace.scratch
-        products, slopes = scratch("products", (rows, batch)), scratch("slopes", (rows, batch))
-        dh, dc = scratch("dh", (self._hidden, batch)), scratch("dc", (self._hidden, batch))
+        names = ("dh", "dc", "a", "b")
+        dh, dc, a, b = (self._workspace.scratch(n, (self._hidden, batch)) for n in names)
+        rest = self._workspace.scratch("rest", (3 * self._hidden, batch))
         dh.fill(0)
         dc.fill(0)
         for t in reversed(range(time)):
             d_state = d_states[t]
             if d_state is not None:
                 dh += d_state
-            self._step_back(t, dh, dc, products)
-            self._slopes(t, slopes)
-            np.multiply(products, slopes, out=dz[:, t])
+            self._step_back(t, dh, dc, (a, b, rest))
             if t > 0:
-                np.matmul(recurrent, dz[:, t], out=dh)
-        return self._finish(dz, need_dx)
+                np.matmul(recurrent, self._gates[t], out=dh)
+        return self._finish(need_dx)
 
-    def _step_back(self, t: int, dh: Array, dc: Array, products: Array) -> None:
-        """Fills ``products`` with the gates' gradients; dc becomes that of the step before."""
+    def _step_back(self, t: int, dh: Array, dc: Array, spare: tuple[Array, Array, Array]) -> None:
+        """Turns the gates of step t into ``dz``, and dc into that of the step before.
+
+        The slope of a gate's tanh is u (2 - u) where u = 1 + tanh is kept, and 1 - g^2. Products
+        that two gradients share are made once, in place: beside the matrix products a step is
+        bound by memory.
+        """
+        (a, b, rest), hidden, bounded = spare, self._hidden, self._bounded[t]
         i, o, f, g = self._split(self._gates[t])
-        d_i, d_o, d_f, d_g = self._split(products)
-        bounded = self._bounded[t]
-        # dc = dh o (1 - tanh(c)^2) + the later step's dc f
-        through = np.multiply(bounded, bounded, out=d_i)
-        np.subtract(1, through, out=through)
-        through *= o
-        through *= dh
-        dc += through
+        np.subtract(2, self._gates[t, : 3 * hidden], out=rest)
+        np.multiply(dh, o, out=a)
+        np.multiply(a, bounded, out=b)
+        np.multiply(b, rest[hidden : 2 * hidden], out=o)
+        b *= bounded
+        a -= b  # 2 dh o (1 - tanh(c)^2)
+        dc += a
         dc *= 0.5
         if self._steps.mask is not None:
             dc *= self._steps.mask[t]
-        np.multiply(dh, bounded, out=d_o)
-        np.multiply(dc, g, out=d_i)
-        np.multiply(dc, i, out=d_g)
-        np.multiply(dc, self._cells[t], out=d_f)
-        dc *= f
+        np.multiply(dc, i, out=a)
+        np.multiply(a, g, out=b)
+        np.multiply(b, rest[:hidden], out=i)
+        b *= g
+        np.subtract(a, b, out=g)
+        dc *= f  # twice what the step before gets: it halves the sum
+        np.multiply(dc, self._cells[t], out=f)
+        f *= rest[2 * hidden :]
 
-    def _slopes(self, t: int, slopes: Array) -> None:
-        """1 - tanh^2 of every gate: u (2 - u) where u = 1 + tanh is kept."""
-        gates, sigmoids = self._gates[t], slice(3 * self._hidden)
-        np.subtract(2, gates[sigmoids], out=slopes[sigmoids])
-        slopes[sigmoids] *= gates[sigmoids]
-        cell_gate = gates[sigmoids.stop :]
-        np.multiply(cell_gate, cell_gate, out=slopes[sigmoids.stop :])
-        np.subtract(1, slopes[sigmoids.stop :], out=slopes[sigmoids.stop :])
-
-    def _finish(self, dz: Array, need_dx: bool) -> Array | None:
-        layer, direction, workspace = self._layer, self._direction, self._workspace
-        rows, time, batch = dz.shape
-        hidden, inputs = self._hidden, layer.input_size
+    def _finish(self, need_dx: bool) -> Array | None:
+        """The gradients of the weights, all steps in one product, and dL/dx."""
+        layer, d, inputs, hidden = self._layer, self._direction, self._inputs, self._hidden
+        time, rows, batch = self._gates.shape
+        dz = self._workspace.scratch("dz", (rows, time, batch))
+        np.copyto(dz, self._gates.transpose(1, 0, 2))
         flat = dz.reshape(rows, time * batch)
-        dw = workspace.scratch("dw", self._weights.shape)
+        dw = self._workspace.scratch("dw", self._weights.shape)
         np.matmul(flat, self._steps.flat().T, out=dw)
         dw *= 0.5
         dw[: 3 * hidden] *= 0.5
         dw[:, inputs + 1 :] *= 0.5
-        layer.weight.grad[direction] += dw[:, :inputs]
-        layer.bias.grad[direction] += dw[:, inputs]
-        layer.recurrent_weight.grad[direction] += dw[:, inputs + 1 :]
+        layer.weight.grad[d] += dw[:, :inputs]
+        layer.bias.grad[d] += dw[:, inputs]
+        layer.recurrent_weight.grad[d] += dw[:, inputs + 1 :]
         if not need_dx:
             return None
-        dx = workspace.empty("dx", (inputs, time * batch))
+        dx = self._workspace.empty("dx", (inputs, time * batch))
         np.matmul(self._weights[:, :inputs].T, flat, out=dx)
         dx *= 0.5
         return dx.reshape(inputs, time, batch)
