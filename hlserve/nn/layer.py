@@ -40,6 +40,7 @@ class Layer(ABC):
     """
 
     takes_raw: ClassVar[bool] = False  # accepts inputs of any number type, such as uint8 pixels
+    output_dtype: ClassVar[str] = "float32"  # of what the exported operators give; or "int64"
 
     @abstractmethod
     def forward(

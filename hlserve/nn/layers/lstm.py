@@ -114,9 +114,7 @@ class _Walk:
     c after t steps. ``bounded`` (time, hidden, batch): tanh(c).
     """
 
-    def __init__(
-        self, layer: LSTM, direction: int, steps: Steps, workspace: Workspace
-    ) -> None:
+    def __init__(self, layer: LSTM, direction: int, steps: Steps, workspace: Workspace) -> None:
         self._layer, self._direction, self._steps = layer, direction, steps
         self._workspace = workspace
         self._inputs, self._hidden = layer.input_size, layer.hidden_size

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hlserve.nn.layer import Layer
-from hlserve.nn.layers import LSTM
-from tests.nn.cases.case import Case, normal, prefix_mask
+from hlserve.nn.layers import GRU, LSTM, RNN, PaddingMask
+from tests.nn.cases.case import Case, ids, normal, prefix_mask
 
 TIME, FEATURES, HIDDEN = 5, 3, 4
 MASKED = {"shapes": ((TIME, FEATURES), (TIME,)), "makers": (normal, prefix_mask)}
@@ -31,4 +31,15 @@ def _builder(make: Callable[..., Layer], options: dict[str, Any]) -> Callable[[]
     return lambda: make(FEATURES, HIDDEN, **options)
 
 
-CASES = (*cases_of("lstm", LSTM),)
+def relu(*sizes: int, **options: Any) -> RNN:
+    return RNN(*sizes, activation="relu", **options)
+
+
+CASES = (
+    *cases_of("lstm", LSTM),
+    *cases_of("gru", GRU),
+    *cases_of("rnn", RNN),
+    *cases_of("rnn relu", relu),
+    Case("padding mask", lambda: PaddingMask(), ((TIME,),), (ids(2),)),
+    Case("padding mask of one step", lambda: PaddingMask(3), ((1,),), (ids(5),)),
+)
