@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hlserve.nn.layer import Layer
-from hlserve.nn.layers import Scale, Standardize
+from hlserve.nn.layers import PaddingMask, Scale, Standardize
 from tests.parity.counterparts import (
     attention,
     convolution,
@@ -31,5 +31,5 @@ COUNTERPARTS: dict[type[Layer], Counterpart] = {
     **attention.COUNTERPARTS,
 }
 
-# Plain arithmetic that PyTorch has no module for; the case table has its oracle.
-WITHOUT_COUNTERPART: tuple[type[Layer], ...] = (Scale, Standardize)
+# Plain arithmetic that PyTorch has no module for; the case table has its oracle, ONNX Runtime.
+WITHOUT_COUNTERPART: tuple[type[Layer], ...] = (PaddingMask, Scale, Standardize)
