@@ -11,6 +11,7 @@ from hlserve.errors import ConfigError, DataError
 from hlserve.nn.architectures.dense import MLP
 from hlserve.nn.architectures.family import Draft, Family, Spec
 from hlserve.nn.architectures.lenet import LENET5, LENET5_CAFFE
+from hlserve.nn.architectures.recurrent import RECURRENT
 from hlserve.nn.layer import Layer, Shape
 from hlserve.nn.layers import Softmax
 from hlserve.nn.network import Input, Network, Task
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     MLP,
     LENET5,
     LENET5_CAFFE,
+    *RECURRENT,
 )
 
 KNOWN = ", ".join(family.known for family in FAMILIES)
