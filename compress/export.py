@@ -38,7 +38,10 @@ def to_onnx(network: Network) -> onnx.ModelProto:
         builder.finish(tensors),
         "network",
         [_value(i.name, i.dtype, i.shape) for i in network.inputs],
-        [_value(name, "float32", network.shapes[node]) for name, node in network.outputs.items()],
+        [
+            _value(name, network.node(node).layer.output_dtype, network.shapes[node])
+            for name, node in network.outputs.items()
+        ],
         builder.initializers(),
     )
     model = helper.make_model(

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from hlserve.nn.param import Array, Param, QParams
 
-Attribute = int | float | str | Sequence[int] | Sequence[float]
+Attribute = int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 
 
 class GraphBuilder(Protocol):

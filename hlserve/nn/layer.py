@@ -41,6 +41,7 @@ class Layer(ABC):
 
     takes_raw: ClassVar[bool] = False  # accepts inputs of any number type, such as uint8 pixels
     takes_missing: ClassVar[bool] = False  # accepts NaN, and knows what to do with it
+    output_dtype: ClassVar[str] = "float32"  # of what the exported operators give; or "int64"
 
     @abstractmethod
     def forward(

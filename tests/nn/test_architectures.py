@@ -89,7 +89,8 @@ def test_the_seed_decides_the_weights() -> None:
     ("spec", "shape", "message"),
     [
         ("resnet", (1, 28, 28), "unknown architecture 'resnet'; known are mlp:300,100"),
-        ("lenet5:3", (1, 28, 28), "unknown architecture"),
+        ("lenet5:3", (1, 28, 28), "lenet5 takes no sizes, leave them out"),
+        ("lenet:3", (1, 28, 28), "unknown architecture"),
         ("mlp", (10,), "expected the sizes of the hidden layers, as in mlp:300,100"),
         ("mlp:", (10,), "sizes of the hidden layers"),
         ("mlp:30,0", (10,), "sizes of the hidden layers"),

@@ -15,13 +15,17 @@ from hlserve.nn import checkpoint
 from hlserve.nn.gradcheck import check_gradients
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import (
+    GRU,
     LAYERS,
+    LSTM,
+    RNN,
     Conv2d,
     Flatten,
     Impute,
     Linear,
     MaxPool2d,
     OneHot,
+    PaddingMask,
     Reshape,
     Softmax,
     Standardize,
@@ -280,6 +284,8 @@ def producer(shape: tuple[int, ...], n: int | None = None) -> Layer | None:
     """A layer that reads such rows and makes ``n`` units, as many as there are by default."""
     if len(shape) == 1:
         return Linear(shape[0], n or shape[0])
+    if len(shape) == 2:
+        return RNN(shape[1], n or shape[1])
     return Conv2d(shape[0], n or shape[0], 1) if len(shape) == 3 else None
 
 
@@ -348,6 +354,9 @@ def test_units_that_cannot_go_alone_are_protected(layer: Layer, shape: tuple[int
         (lambda: OneHot(2, [0], [[1, 1]]), "name one twice"),
         (lambda: Reshape((2, -1, -1)), r"-1 at most once"),
         (lambda: Reshape((0, 4)), "at least 1"),
+        (lambda: LSTM(0, 3), r"LSTM: input_size \(=0\) and hidden_size \(=3\) must be at least 1"),
+        (lambda: GRU(3, -1), r"GRU: input_size \(=3\) and hidden_size \(=-1\)"),
+        (lambda: RNN(3, 2, activation="gelu"), "activation is 'gelu', expected 'tanh' or 'relu'"),
     ],
 )
 def test_constructors_refuse_what_cannot_work(make: object, message: str) -> None:
@@ -370,6 +379,11 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
         (Impute([0.0, 0.0]), ((3,),), r"rows of 2 columns, got \(3,\)"),
         (OneHot(2, [0], [[1]]), ((2, 2),), r"rows of 2 columns, got \(2, 2\)"),
         (Flatten(), ((2,), (2,)), "takes one input, got 2"),
+        (LSTM(3, 4), ((3,),), r"LSTM expects rows of shape \(time, 3\) and perhaps a mask"),
+        (GRU(3, 4), ((5, 2),), r"GRU expects rows of shape \(time, 3\), got \(5, 2\)"),
+        (RNN(3, 4), ((5, 3), (6,)), r"RNN expects a mask of shape \(5,\), got \(6,\)"),
+        (RNN(3, 4), ((0, 3),), r"time, 3"),
+        (PaddingMask(), ((5, 2),), r"PaddingMask expects rows of ids of shape \(time,\), got"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(

@@ -310,7 +310,7 @@ def test_constant_is_constant() -> None:
         OneCycle(warm_up=1.0),
         Plateau(),
     ],
-    ids=str,
+    ids=lambda schedule: type(schedule).__name__,
 )
 def test_factors_lie_between_nothing_and_the_whole_rate(schedule: Schedule, n_steps: int) -> None:
     assert all(0.0 <= schedule(step, n_steps) <= 1.0 for step in range(n_steps))

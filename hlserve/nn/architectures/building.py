@@ -1,4 +1,4 @@
-"""Networks by name: what a spec such as ``mlp:300,100`` stands for."""
+"""From a spec and rows to a freshly initialized network that takes raw values."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from math import prod
 import numpy as np
 
 from hlserve.errors import ConfigError, DataError
+from hlserve.nn.architectures.dense import MLP
+from hlserve.nn.architectures.family import Draft, Family, Spec
+from hlserve.nn.architectures.lenet import LENET5, LENET5_CAFFE
+from hlserve.nn.architectures.recurrent import RECURRENT
 from hlserve.nn.layer import Layer, Shape
-from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sigmoid, Softmax
-from hlserve.nn.network import Input, Network, Task, sequential
+from hlserve.nn.layers import Sigmoid, Softmax
+from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
 
-KNOWN = "mlp:300,100 (one number a hidden layer), lenet5, lenet5-caffe"
+FAMILIES: tuple[Family, ...] = (
+    MLP,
+    LENET5,
+    LENET5_CAFFE,
+    *RECURRENT,
+)
+
+KNOWN = ", ".join(family.known for family in FAMILIES)
 
 _STATISTICS_ROWS = 4096  # at a time, so that no second copy of the rows is made
 
@@ -37,7 +48,7 @@ def build(
     """A freshly initialized network that takes raw values.
 
     Its input is named ``input``; its output ``probabilities`` for classes and labels, else
-    ``output``. ``mlp`` takes flat rows, the others (channels, height, width).
+    ``output``. What lies between is the family's: one file each beside this one.
 
     Specs: ``mlp:300,100``, ReLU layers of these sizes. ``lenet5``, LeCun et al. 1998 with 6
     and 16 filters of 5x5, the first padded by 2, and 120-84; ReLU and max pooling where the
@@ -47,7 +58,8 @@ def build(
 
     Args:
         spec: see above.
-        input_shape: of one row of the data; ``mlp`` flattens it.
+        input_shape: of one row of the data; the spec's family may give it another form, as
+            ``mlp`` flattens it.
         n_outputs: classes, labels, or numbers to predict.
         task: decides how the network closes: Softmax for "classification", one class a row;
             Sigmoid for "multilabel", several yes-or-no labels a row.
@@ -62,14 +74,16 @@ def build(
     Raises:
         ConfigError: the spec is unknown, or does not fit rows of this shape.
     """
-    if n_outputs < 1:
-        raise ConfigError(f"n_outputs is {n_outputs}, expected 1 or more")
-    shape, hidden = _hidden(spec, input_shape, n_outputs)
-    entry = Input("input", shape, units=units)
-    network = sequential(
-        [*_preprocessing(scale, standardize), *hidden, *_closing(task, standardize_targets)],
-        entry,
-        output="output" if task == "regression" else "probabilities",
+    wanted = _spec(spec, input_shape, n_outputs)
+    family, draft = _family(wanted), Draft()
+    value = draft.input(Input("input", family.row_shape(wanted), family.dtype, units))
+    value = draft.chain(_preprocessing(scale, standardize), value)
+    value = family.hidden(wanted, draft, value)
+    value = draft.chain(_closing(task, standardize_targets), value)
+    network = Network(
+        draft.inputs,
+        draft.nodes,
+        {"output" if task == "regression" else "probabilities": value},
         task=task,
         class_labels=class_labels,
     )
@@ -89,8 +103,8 @@ def build_for(
     """``build`` with what the training rows tell.
 
     uint8 rows are pixels and scaled to 0..1 by the depth they use (0..16 or 0..255), images of
-    other types by their largest value; other rows are standardized column by column, and so
-    are regression targets.
+    other types by their largest value; other rows are standardized column by column, series
+    (time, columns) over time too, and so are regression targets. Ids stay as they are.
 
     Args:
         spec: see ``build``.
@@ -108,14 +122,19 @@ def build_for(
     """
     if len(rows) == 0 or rows.ndim < 2:
         raise DataError(f"rows have shape {rows.shape}, expected (rows, ...) and at least one")
+    n_outputs = _n_outputs(targets, task, class_labels)
+    wanted = _spec(spec, rows.shape[1:], n_outputs)
+    family = _family(wanted)
+    takes_numbers = family.dtype == "float32"
     is_image = rows.dtype == np.uint8 or rows.ndim == 4
+    columns = rows.reshape(-1, family.row_shape(wanted)[-1])  # what Standardize goes by
     return build(
         spec,
         input_shape=rows.shape[1:],
-        n_outputs=_n_outputs(targets, task, class_labels),
+        n_outputs=n_outputs,
         task=task,
-        scale=_image_scale(rows) if is_image else None,
-        standardize=None if is_image else _statistics(rows),
+        scale=_image_scale(rows) if takes_numbers and is_image else None,
+        standardize=_statistics(columns) if takes_numbers and not is_image else None,
         standardize_targets=_statistics(targets) if task == "regression" else None,
         class_labels=class_labels,
         units=units,
@@ -123,63 +142,18 @@ def build_for(
     )
 
 
-def _hidden(spec: str, input_shape: Shape, n_outputs: int) -> tuple[Shape, list[Layer]]:
-    kind, _, arguments = spec.partition(":")
-    if kind == "mlp":
-        features = prod(input_shape)
-        return (features,), _mlp(_sizes(spec, arguments), features, n_outputs)
-    if spec == "lenet5":
-        return input_shape, _lenet5(_image_shape(spec, input_shape, smallest=12), n_outputs)
-    if spec == "lenet5-caffe":
-        return input_shape, _lenet5_caffe(_image_shape(spec, input_shape, smallest=16), n_outputs)
-    raise ConfigError(f"unknown architecture {spec!r}; known are {KNOWN}")
+def _spec(text: str, input_shape: Shape, n_outputs: int) -> Spec:
+    if n_outputs < 1:
+        raise ConfigError(f"n_outputs is {n_outputs}, expected 1 or more")
+    kind, _, arguments = text.partition(":")
+    return Spec(text, kind, arguments, tuple(input_shape), n_outputs)
 
 
-def _sizes(spec: str, arguments: str) -> list[int]:
-    words = arguments.split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise ConfigError(
-            f"architecture {spec!r}: expected the sizes of the hidden layers, as in mlp:300,100"
-        )
-    return [int(word) for word in words]
-
-
-def _image_shape(spec: str, shape: Shape, smallest: int) -> Shape:
-    if len(shape) != 3 or min(shape[1:]) < smallest:
-        raise ConfigError(
-            f"architecture {spec!r} expects images (channels, height, width) of at least "
-            f"{smallest}x{smallest}, the rows have shape {shape}; take an mlp, such as mlp:300,100"
-        )
-    return shape
-
-
-def _mlp(sizes: Sequence[int], n_features: int, n_outputs: int) -> list[Layer]:
-    layers: list[Layer] = []
-    for size in sizes:
-        layers += [Linear(n_features, size), ReLU()]
-        n_features = size
-    return [*layers, Linear(n_features, n_outputs)]
-
-
-def _lenet5(shape: Shape, n_outputs: int) -> list[Layer]:
-    channels, height, width = shape
-    flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
-    return [
-        *(Conv2d(channels, 6, 5, padding=2), ReLU(), MaxPool2d(2)),
-        *(Conv2d(6, 16, 5), ReLU(), MaxPool2d(2)),
-        *(Flatten(), Linear(flat, 120), ReLU()),
-        *(Linear(120, 84), ReLU(), Linear(84, n_outputs)),
-    ]
-
-
-def _lenet5_caffe(shape: Shape, n_outputs: int) -> list[Layer]:
-    channels, height, width = shape
-    flat = 50 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
-    return [
-        *(Conv2d(channels, 20, 5), ReLU(), MaxPool2d(2)),
-        *(Conv2d(20, 50, 5), ReLU(), MaxPool2d(2)),
-        *(Flatten(), Linear(flat, 500), ReLU(), Linear(500, n_outputs)),
-    ]
+def _family(spec: Spec) -> Family:
+    for family in FAMILIES:
+        if family.kind == spec.kind:
+            return family
+    raise ConfigError(f"unknown architecture {spec.text!r}; known are {KNOWN}")
 
 
 def _preprocessing(scale: float | None, standardize: Statistics | None) -> list[Layer]:

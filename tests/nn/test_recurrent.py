@@ -1,0 +1,176 @@
+"""What recurrent layers do as a part of networks: lengths, specs, learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compress import export
+from hlserve.errors import ConfigError
+from hlserve.nn import fit
+from hlserve.nn.architectures import build, build_for
+from hlserve.nn.gradcheck import check_gradients
+from hlserve.nn.layers import GRU, LSTM, RNN, Linear, PaddingMask, Reshape, Softmax
+from hlserve.nn.network import Input, Network, Node, sequential
+from hlserve.nn.param import Array
+
+KINDS = [LSTM, GRU, RNN]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+every_form = pytest.mark.parametrize("last_only", [False, True], ids=["all", "last"])
+
+
+def masked(kind: type[Any], *, last_only: bool) -> Network:
+    layer = kind(3, 4, bidirectional=True, last_only=last_only)
+    network = Network(
+        [Input("x", (5, 3)), Input("mask", (5,), "int64")],
+        [Node("layer", layer, ("x", "mask"))],
+        {"y": "layer"},
+    )
+    return network.initialize(np.random.default_rng(0))
+
+
+def prefix(lengths: list[int]) -> Array:
+    return (np.arange(5) < np.array(lengths)[:, None]).astype(np.int64)
+
+
+@every_kind
+@every_form
+def test_what_lies_behind_the_end_does_not_matter(kind: type[Any], last_only: bool) -> None:
+    network = masked(kind, last_only=last_only)
+    x, mask = np.random.default_rng(0).random((3, 5, 3), np.float32), prefix([2, 5, 1])
+    other = np.where(mask[..., None] == 1, x, np.float32(7))
+    y, again = (network.predict({"x": rows, "mask": mask})["y"] for rows in (x, other))
+    np.testing.assert_array_equal(again, y)
+    if not last_only:
+        assert not y[mask == 0].any()
+
+
+@every_kind
+@every_form
+def test_a_masked_sequence_equals_the_short_one(kind: type[Any], last_only: bool) -> None:
+    network = masked(kind, last_only=last_only)
+    x = np.random.default_rng(0).random((4, 5, 3), np.float32)
+    y = network.predict({"x": x, "mask": prefix([3] * 4)})["y"]
+    short = sequential([network.node("layer").layer], Input("x", (3, 3)))
+    expected = short.predict(x[:, :3])["output"]
+    np.testing.assert_allclose(y if last_only else y[:, :3], expected, atol=1e-6)  # float32 sums
+
+
+@every_kind
+@every_form
+def test_an_empty_sequence_has_zero_states_in_onnx_runtime_too(
+    kind: type[Any], last_only: bool
+) -> None:
+    network = masked(kind, last_only=last_only)
+    x, mask = np.random.default_rng(0).random((2, 5, 3), np.float32), prefix([0, 4])
+    rows = {"x": x, "mask": mask}
+    assert not network.predict(rows)["y"][0].any()
+    export.check_parity(network, export.to_onnx(network), rows)
+
+
+def test_padding_inside_a_sequence_counts_as_an_id() -> None:
+    network = Network(
+        [Input("ids", (5,), "int64")], [Node("m", PaddingMask(), ("ids",))], {"m": "m"}
+    )
+    ids = np.array([[4, 0, 2, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
+    expected = [[1, 1, 1, 0, 0], [0] * 5, [1] * 5]
+    np.testing.assert_array_equal(network.predict(ids)["m"], expected)
+    export.check_parity(network, export.to_onnx(network), ids)
+
+
+# ----- specs
+
+
+@pytest.mark.parametrize(
+    ("spec", "n_parameters"),
+    [  # gates * hidden * (inputs + hidden + 1), a GRU's second bias, both ways, and the dense end
+        ("lstm:16", 4 * 16 * (28 + 16 + 1) + 16 * 10 + 10),
+        ("gru:16", 3 * 16 * (28 + 16 + 1) + 16 + 16 * 10 + 10),
+        ("rnn:16", 16 * (28 + 16 + 1) + 16 * 10 + 10),
+        ("bilstm:16", 2 * 4 * 16 * (28 + 16 + 1) + 32 * 10 + 10),
+        ("bigru:8,4", 6 * 8 * (28 + 8 + 1) + 16 + 6 * 4 * (16 + 4 + 1) + 8 + 8 * 10 + 10),
+        ("birnn:8,4", 2 * 8 * (28 + 8 + 1) + 2 * 4 * (16 + 4 + 1) + 8 * 10 + 10),
+    ],
+)
+@pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28)], ids=["sequences", "images"])
+def test_specs_build_what_they_say(spec: str, n_parameters: int, shape: tuple[int, ...]) -> None:
+    network = build(spec, input_shape=shape, n_outputs=10, task="classification")
+    assert network.n_parameters == n_parameters
+    assert network.inputs[0].shape == shape
+    assert isinstance(network.nodes[0].layer, Reshape) == (shape != (28, 28))
+    assert all(param.value.any() for name, param in network.params().items() if "weight" in name)
+    rng = np.random.default_rng(0)
+    check_gradients(network, rng.random((2, *shape)), rng=rng, until=network.logits_node)
+
+
+def test_multiply_accumulates_are_those_of_every_step() -> None:
+    network = build("bilstm:16", input_shape=(9, 3), n_outputs=2, task="classification")
+    assert network.macs() == 9 * 2 * 4 * 16 * (3 + 16) + 32 * 2
+
+
+def test_flat_rows_are_sequences_of_single_numbers() -> None:
+    rows = np.random.default_rng(0).random((20, 12), np.float32)
+    network = build_for("gru:4", rows, rows.sum(axis=1), task="regression")
+    assert network.shapes["reshape_2"] == (12, 1)
+    assert network.predict(rows)["output"].shape == (20, 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "message"),
+    [
+        ("lstm", (28, 28), "expected the sizes of the recurrent layers, as in lstm:64 or"),
+        ("bigru:0", (28, 28), "expected the sizes of the recurrent layers"),
+        ("rnn:8", (3, 32, 32), r"\(1, height, width\), the rows have shape \(3, 32, 32\)"),
+    ],
+)
+def test_specs_that_do_not_fit_are_refused(spec: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(spec, input_shape=shape, n_outputs=2, task="classification")
+
+
+# ----- learning
+
+
+def accuracy(network: Network, rows: Array | dict[str, Array], labels: Array) -> float:
+    answers = network.predict(rows)["probabilities"].argmax(axis=1)
+    return float((answers == labels).mean())
+
+
+def test_an_lstm_learns_which_of_two_marks_came_first() -> None:
+    rng = np.random.default_rng(0)
+    rows = 0.1 * rng.standard_normal((1200, 12, 2), np.float32)
+    times = np.argsort(rng.random((1200, 12)), axis=1)[:, :2]  # of either mark, never the same
+    for mark in (0, 1):
+        rows[np.arange(1200), times[:, mark], mark] += 2
+    labels = (times[:, 0] < times[:, 1]).astype(np.int64)
+    network = build_for("lstm:16", rows[:1000], labels[:1000], task="classification")
+    fit(network, rows[:1000], labels[:1000], epochs=12, progress=False)
+    assert accuracy(network, rows[1000:], labels[1000:]) > 0.97  # guessing has 0.5
+
+
+def test_a_masked_gru_of_both_ways_learns_what_stands_at_both_ends() -> None:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 7, (1500, 10))
+    lengths = rng.integers(3, 11, 1500)
+    ids[np.arange(10) >= lengths[:, None]] = 0
+    labels = (ids[:, 0] > ids[np.arange(1500), lengths - 1]).astype(np.int64)
+    rows = {"x": np.eye(7, dtype=np.float32)[ids], "ids": ids}
+    network = Network(
+        [Input("x", (10, 7)), Input("ids", (10,), "int64")],
+        [
+            Node("mask", PaddingMask(), ("ids",)),
+            Node("gru", GRU(7, 16, bidirectional=True, last_only=True), ("x", "mask")),
+            Node("linear", Linear(32, 2), ("gru",)),
+            Node("softmax", Softmax(), ("linear",)),
+        ],
+        {"probabilities": "softmax"},
+        task="classification",
+    ).initialize(np.random.default_rng(0))
+    train, test = (
+        {n: a[part] for n, a in rows.items()} for part in (slice(1200), slice(1200, None))
+    )
+    fit(network, train, labels[:1200], epochs=12, progress=False)
+    assert accuracy(network, test, labels[1200:]) > 0.97  # guessing has about 0.6
+    export.check_parity(network, export.to_onnx(network), test)
