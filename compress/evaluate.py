@@ -9,7 +9,16 @@ from math import prod
 import numpy as np
 import onnx
 
-from compress.metric import ACCURACY, AGREEMENT, COSINE, MSE, Metric, PerRow
+from compress.metric import (
+    ACCURACY,
+    AGREEMENT,
+    COSINE,
+    LABEL_AGREEMENT,
+    MSE,
+    Metric,
+    PerRow,
+    hold_marks,
+)
 from compress.session import Port, Session
 from hlserve.datasets import Rows
 from hlserve.errors import ConfigError, DataError
@@ -80,8 +89,9 @@ def make_judge(
 
     The output is the first that holds class scores (it ends in a Softmax, or has rows of two or
     more numbers), else the first of floats. With labels the metric is accuracy for whole
-    numbers and the squared error for others; without, agreement with the original's top class,
-    or the cosine where the output is no class scores.
+    numbers, of every label where a row has several, and the squared error for others; without,
+    agreement with the original's top class, with each of its labels where several outputs close
+    with a Sigmoid, or the cosine where the output is no class scores.
 
     Raises:
         ConfigError: there is no such output, or the metric needs labels.
@@ -92,7 +102,8 @@ def make_judge(
         known = ", ".join(p.name for p in session.outputs)
         raise ConfigError(f"no output {name!r}; the model has {known}")
     has_classes = _holds_classes(model, port)
-    chosen, note = _default_metric(labels, has_classes)
+    agreement = LABEL_AGREEMENT if _answers_labels(model, port) else AGREEMENT
+    chosen, note = _default_metric(labels, agreement if has_classes else COSINE)
     if metric is not None:
         chosen, note = metric, ""
         if metric.needs_labels and labels is None:
@@ -135,6 +146,11 @@ def ends_in_softmax(model: onnx.ModelProto, output: str) -> bool:
     return _closing(model, output) == "Softmax"
 
 
+def ends_in_sigmoid(model: onnx.ModelProto, output: str) -> bool:
+    """Whether an output holds probabilities of a closing Sigmoid, each by itself."""
+    return _closing(model, output) == "Sigmoid"
+
+
 # ----- below
 
 
@@ -146,15 +162,19 @@ def _default_output(model: onnx.ModelProto, session: Session) -> str:
     return candidates[0]
 
 
-def _default_metric(labels: Array | None, has_classes: bool) -> tuple[Metric, str]:
+def _default_metric(labels: Array | None, without: Metric) -> tuple[Metric, str]:
     if labels is not None and np.issubdtype(labels.dtype, np.floating):
         return MSE, ""
-    if labels is not None and has_classes:
+    if labels is not None and without is not COSINE:
         return ACCURACY, ""
     note = "no labels: compared with the original's own answers"
     if labels is not None:
         note = "labels not used, no output holds class scores: " + note.partition(": ")[2]
-    return (AGREEMENT if has_classes else COSINE), note
+    return without, note
+
+
+def _answers_labels(model: onnx.ModelProto, port: Port) -> bool:
+    return ends_in_sigmoid(model, port.name) and len(port.shape) == 2 and port.shape[1] != 1
 
 
 def _holds_classes(model: onnx.ModelProto, port: Port) -> bool:
@@ -208,7 +228,7 @@ def _bound(model: str, array: Array, port: Port) -> Array:
 
 def _require_labels(output: str, answers: Array, labels: Array) -> None:
     n_classes = answers.shape[-1] if answers.ndim > 1 else 2
-    n_classes = max(2, n_classes)
+    n_classes = 2 if hold_marks(answers, labels) else max(2, n_classes)
     is_scores = np.issubdtype(answers.dtype, np.floating)
     if is_scores and labels.size and (labels.min() < 0 or labels.max() >= n_classes):
         wrong = labels.max() if labels.max() >= n_classes else labels.min()

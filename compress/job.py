@@ -11,8 +11,8 @@ import onnx
 
 from compress.bound import parse_max_drop
 from compress.candidates import Plan
-from compress.evaluate import bind_rows, ends_in_softmax, make_judge
-from compress.metric import ACCURACY, AGREEMENT, metric_named
+from compress.evaluate import Judge, bind_rows, ends_in_sigmoid, ends_in_softmax, make_judge
+from compress.metric import ACCURACY, AGREEMENT, LABEL_AGREEMENT, metric_named
 from compress.model_file import read_onnx
 from compress.recipe import Recipe
 from compress.search import (
@@ -154,8 +154,9 @@ def compress(
             name. X is (rows, ...) in raw units; labels may be None.
         valid: rows to judge with; without, a fifth of ``train`` is set apart.
         max_drop: absolute, in the metric's unit; ``"0.5pp"`` is 0.005.
-        metric: ``accuracy``, ``mse``, ``mae``, ``agreement`` or ``cosine``; None takes accuracy
-            for class labels, mse for numbers, agreement with the original without labels.
+        metric: ``accuracy``, ``mse``, ``mae``, ``agreement``, ``label-agreement`` or
+            ``cosine``; None takes accuracy for class labels, mse for numbers, agreement with
+            the original without labels.
         output: the output that is judged, of an ONNX model.
         minimize: ``latency`` or ``bytes``.
         batches: rows a run, at which latency is measured.
@@ -229,7 +230,7 @@ def _of_one_input(train: Rows) -> Rows:
 
 
 def _logits(teacher: Model, train: Rows, output: str | None) -> Array:
-    """What the teacher's closing Softmax is fed with, (rows, classes); or its numbers."""
+    """What the teacher's closing Softmax or Sigmoid is fed with, or its numbers."""
     if isinstance(teacher, Network):
         bare = _ending_at_logits(teacher)
         return next(iter(bare.predict(train.x).values()))
@@ -244,6 +245,9 @@ def _logits(teacher: Model, train: Rows, output: str | None) -> Array:
         )
     if ends_in_softmax(teacher, judge.output):
         return np.log(np.maximum(answers, SMALLEST_PROBABILITY))
+    if ends_in_sigmoid(teacher, judge.output):
+        sure = np.clip(answers, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        return np.asarray(np.log(sure / (1 - sure)))
     return answers
 
 
@@ -323,15 +327,22 @@ def _place_of_onnx(model: onnx.ModelProto, train: Rows) -> _Place:
     if answers.ndim != 2:
         raise ConfigError(f"--student answers one row of numbers, the original {answers.shape}")
     rows = feeds[port.name].astype(train.x.dtype, copy=False)  # uint8 says that these are pixels
-    is_classes = judge.metric in (ACCURACY, AGREEMENT)
     return _Place(
         Input(port.name, rows.shape[1:]),
         judge.output,
         rows,
         answers,
-        "classification" if is_classes else "regression",
+        _task_of(judge, ends_in_sigmoid(model, judge.output), answers, train.y),
         None,
     )
+
+
+def _task_of(judge: Judge, is_sigmoid: bool, answers: Array, labels: Array | None) -> Task:
+    if judge.metric not in (ACCURACY, AGREEMENT, LABEL_AGREEMENT):
+        return "regression"
+    # A sigmoid of its own for each class is one class a row where the labels say so.
+    has_one_class = labels is not None and labels.ndim == 1 and answers.shape[1] > 1
+    return "multilabel" if is_sigmoid and not has_one_class else "classification"
 
 
 def _renamed(network: Network, place: _Place) -> Network:

@@ -53,6 +53,11 @@ def top_class(outputs: Array) -> Array:
     return np.asarray(np.argmax(outputs, axis=-1))
 
 
+def hold_marks(outputs: Array, labels: Array) -> bool:
+    """Whether each output answers a yes-or-no label of its own: one probability a label."""
+    return outputs.shape == labels.shape and np.issubdtype(outputs.dtype, np.floating)
+
+
 def metric_named(name: str) -> Metric:
     """The metric of that name.
 
@@ -66,7 +71,8 @@ def metric_named(name: str) -> Metric:
 
 
 def _accuracy(outputs: Array, labels: Array) -> PerRow:
-    classes = top_class(outputs).reshape(len(outputs), -1)
+    answers = outputs > 0.5 if hold_marks(outputs, labels) else top_class(outputs)
+    classes = answers.reshape(len(outputs), -1)
     wanted = labels.reshape(len(labels), -1)
     if classes.shape != wanted.shape:
         raise DataError(
@@ -101,6 +107,11 @@ def _agreement(outputs: Array, original: Array) -> PerRow:
     return _row_means(same.reshape(len(outputs), -1))
 
 
+def _label_agreement(outputs: Array, original: Array) -> PerRow:
+    same = (outputs > 0.5) == (original > 0.5)
+    return _row_means(same.reshape(len(outputs), -1))
+
+
 def _cosine(outputs: Array, original: Array) -> PerRow:
     y = outputs.reshape(len(outputs), -1).astype(np.float64)
     t = original.reshape(len(original), -1).astype(np.float64)
@@ -114,5 +125,6 @@ ACCURACY = Metric("accuracy", True, True, (0.0, 1.0), True, _accuracy)
 MSE = Metric("mse", False, True, None, False, _squared_error)
 MAE = Metric("mae", False, True, None, False, _absolute_error)
 AGREEMENT = Metric("agreement", True, False, (0.0, 1.0), True, _agreement)
+LABEL_AGREEMENT = Metric("label-agreement", True, False, (0.0, 1.0), True, _label_agreement)
 COSINE = Metric("cosine", True, False, (-1.0, 1.0), False, _cosine)
-METRICS = (ACCURACY, MSE, MAE, AGREEMENT, COSINE)
+METRICS = (ACCURACY, MSE, MAE, AGREEMENT, LABEL_AGREEMENT, COSINE)

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from compress.distillation.fine_tune import require_schedule
-from compress.distillation.loss import LABELS, TEACHER, BlendedError, SoftTargets
+from compress.distillation.loss import LABELS, TEACHER, BlendedError, SoftLabels, SoftTargets
 from compress.technique import Compressed, Data, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.losses import Loss
@@ -83,6 +83,8 @@ class Distill(Technique):
 
     def _loss(self, network: Network, data: Data) -> Loss:
         alpha = self.alpha if data.train.y is not None else 1.0
+        if network.task == "multilabel":
+            return SoftLabels(self.temperature, alpha)
         if network.task != "regression":
             return SoftTargets(self.temperature, alpha)
         assert data.teacher_logits is not None  # requires

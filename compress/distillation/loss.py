@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from hlserve.errors import DataError
-from hlserve.nn.losses import CrossEntropy, MeanSquaredError, Targets
+from hlserve.nn.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError, Targets
 from hlserve.nn.param import Array
 
 LABELS, TEACHER = "labels", "teacher_logits"
@@ -43,6 +43,39 @@ class SoftTargets:
             hard, d_hard = self._hard(scores, _named(targets, LABELS))
             value += (1 - self.alpha) * hard
             d += scores.dtype.type(1 - self.alpha) * d_hard
+        return value, d
+
+
+@final
+class SoftLabels:
+    """SoftTargets for labels that do not exclude each other: one sigmoid each, no softmax.
+
+    alpha T^2 times the cross-entropy to the teacher's probabilities, both softened by T, plus
+    (1 - alpha) times that to the labels.
+
+    Shapes: scores (labels, batch); targets ``teacher_logits`` (batch, labels) and, unless alpha
+    is 1, ``labels`` (batch, labels) of 0 and 1.
+    """
+
+    def __init__(self, temperature: float, alpha: float) -> None:
+        self.temperature = temperature
+        self.alpha = alpha
+        self._soft = BinaryCrossEntropy()
+        self._hard = BinaryCrossEntropy()
+
+    def __call__(self, scores: Array, targets: Targets) -> tuple[float, Array]:
+        """See hlserve.nn.losses.Loss."""
+        t = self.temperature
+        # tanh stands any size of score, where exp would overflow.
+        wanted = 0.5 + 0.5 * np.tanh(_named(targets, TEACHER) / (2 * t))
+        value, d = self._soft(scores / t, wanted)
+        value *= self.alpha * t * t
+        d *= self.alpha * t
+        if self.alpha < 1:
+            hard, d_hard = self._hard(scores, _named(targets, LABELS))
+            value += (1 - self.alpha) * hard
+            d_hard *= 1 - self.alpha
+            d += d_hard
         return value, d
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from compress.technique import Data
 from hlserve.errors import CompressionError
 from hlserve.nn.channels import Binding
-from hlserve.nn.losses import CrossEntropy, Loss, MeanSquaredError
+from hlserve.nn.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -44,7 +44,11 @@ def unit_scores(
 def _taylor(network: Network, producers: Sequence[Binding], data: Data) -> dict[int, float]:
     if data.train.y is None:
         raise CompressionError("importance 'taylor' needs labels; use 'l1'")
-    loss: Loss = CrossEntropy() if network.task == "classification" else MeanSquaredError()
+    loss: Loss = MeanSquaredError()
+    if network.task == "classification":
+        loss = CrossEntropy()
+    elif network.task == "multilabel":
+        loss = BinaryCrossEntropy()
     order = np.random.default_rng(data.seed).permutation(len(data.train))
     workspace = network.workspace(np.random.default_rng(data.seed))
     scores: dict[int, float] = {}

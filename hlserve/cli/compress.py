@@ -36,7 +36,10 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
 @click.option(
     "--max-drop", required=True, help="What the metric may lose: 0.005, or 0.5pp for a share."
 )
-@click.option("--metric", help="accuracy, mse, mae, agreement or cosine.  [default: by the labels]")
+@click.option(
+    "--metric",
+    help="accuracy, mse, mae, agreement, label-agreement or cosine.  [default: by the labels]",
+)
 @click.option("--output", help="Which output of an ONNX file is judged.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="The model's folder: ROOT/NAME."

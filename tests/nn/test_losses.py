@@ -265,6 +265,9 @@ def test_cross_entropy_takes_every_integer_type() -> None:
     scores = rng().normal(size=(200, 300))
     expected = CrossEntropy()(scores, labels)[0]
     assert CrossEntropy()(scores, labels.astype(np.uint8))[0] == expected
+    weighted = CrossEntropy(class_weight=[1.0, 3.0])
+    expected = weighted(scores[:2], labels % 2)[0]
+    assert weighted(scores[:2], labels % 2 == 1)[0] == expected
 
 
 def test_focal_without_focus_is_cross_entropy() -> None:

@@ -1,5 +1,6 @@
 """Several yes-or-no labels a row, from training to the checkpoint."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from hlserve.errors import ModelFileError
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build, build_for
 from hlserve.nn.evaluation import evaluate
+from hlserve.nn.history import EpochRecord
 from hlserve.nn.layers import Sigmoid
 from hlserve.nn.losses import BinaryCrossEntropy
 from hlserve.nn.network import Network
-from hlserve.nn.optimizers import AdamW
+from hlserve.nn.optimizers import AdamW, RMSprop
 from hlserve.nn.param import Array
 from hlserve.nn.trainer import fit
 
@@ -73,6 +75,39 @@ def test_class_weights_raise_what_is_found_of_a_rare_label() -> None:
         fit(network, x, y, loss=loss, validation=None, epochs=5, progress=False)
         found.append((network.predict(x)["probabilities"] > 0.5)[y].mean())
     assert found[1] > found[0] + 0.2
+
+
+def test_a_steady_step_with_weights_allocates_nothing_large() -> None:
+    x = np.random.default_rng(0).normal(size=(1024, 64)).astype(np.float32)
+    y = (x[:, :40] > 0).astype(np.int64)
+    network = build("mlp:256", input_shape=(64,), n_outputs=40, task="multilabel")
+    peaks: list[int] = []
+
+    def watch(network: Network, record: EpochRecord) -> None:
+        now, peak = tracemalloc.get_traced_memory()
+        peaks.append(peak - now)
+        tracemalloc.reset_peak()
+
+    targets = {"labels": y, "weights": np.ones(1024)}
+    settings = {"loss": BinaryCrossEntropy(np.ones(40)), "optimizer": RMSprop(momentum=0.9)}
+    tracemalloc.start()
+    try:
+        fit(
+            network,
+            x,
+            targets,
+            epochs=4,
+            batch_size=256,
+            validation=None,
+            progress=False,
+            callbacks=[watch],
+            **settings,
+        )  # type: ignore[arg-type]
+    finally:
+        tracemalloc.stop()
+    # 64 kB is the promise for one array; an epoch's permutation of 1,024 rows is 8 kB, what
+    # NumPy casts at a time 32 kB.
+    assert max(peaks[1:]) < 64 * 1024
 
 
 def test_a_checkpoint_keeps_the_task_and_the_labels(tmp_path: Path) -> None:

@@ -78,34 +78,26 @@ class CrossEntropy:
             DataError: targets, weights and scores do not fit each other.
         """
         labels, row_weights = _checked("CrossEntropy", self.class_weight, scores, targets)
-        classes, batch = scores.shape
+        batch = scores.shape[1]
         counted = _times_class_weight(row_weights, self.class_weight, labels)
-        hard = shares(counted, batch, scores.dtype)
-        total = total_of(counted, batch)
-        smooth = np.asarray(
-            (1.0 if row_weights is None else row_weights) / (total or 1.0), scores.dtype
-        )
-        pull = hard * (1.0 - self.label_smoothing)
-        push = smooth * (self.label_smoothing / classes)
+        share = shares(counted, batch, scores.dtype) * (1.0 - self.label_smoothing)
+        # log p = d - log(sum exp d), and the sum's part is the same for all classes of a row.
         d = self._buffers.empty("d_scores", scores.shape, scores.dtype)
-        # Where each row's label lies in d, flattened.
-        chosen = labels.astype(np.intp, copy=False) * batch + np.arange(batch)
+        chosen = _places(labels, batch)
         np.subtract(scores, scores.max(axis=0), out=d)
-        gained = pull * d.reshape(-1)[chosen]
-        if self.label_smoothing:
-            each = self._class_weight_as(scores)
-            gained += push * (each @ d)
-            pull_all = pull + push * each.sum()
-        else:
-            pull_all = pull
+        gained = share * d.reshape(-1)[chosen]
+        all_share = share
+        even = self._even_shares(scores, row_weights, total_of(counted, batch))
+        if even is not None:
+            gained += np.einsum("ij,ij->j", even, d)
+            all_share = share + even.sum(axis=0)
         np.exp(d, out=d)
         normalizer = d.sum(axis=0)
-        value = float(np.sum(pull_all * np.log(normalizer) - gained, dtype=np.float64))
-        d *= pull_all / normalizer
-        d.reshape(-1)[chosen] -= pull
-        if self.label_smoothing:
-            even = self._buffers.empty("even", scores.shape, scores.dtype)
-            d -= np.multiply(each[:, np.newaxis], push, out=even)
+        value = float(np.sum(all_share * np.log(normalizer) - gained, dtype=np.float64))
+        d *= all_share / normalizer
+        d.reshape(-1)[chosen] -= share
+        if even is not None:
+            d -= even
         return value, d
 
     def total_weight(self, targets: Targets) -> float:
@@ -113,10 +105,17 @@ class CrossEntropy:
         labels, weights = labels_and_weights(targets, "CrossEntropy")
         return total_of(_times_class_weight(weights, self.class_weight, labels), len(labels))
 
-    def _class_weight_as(self, scores: Array) -> Array:
-        if self.class_weight is None:
-            return np.ones(len(scores), scores.dtype)
-        return self.class_weight.astype(scores.dtype)
+    def _even_shares(self, scores: Array, row_weights: Array | None, total: float) -> Array | None:
+        """What smoothing puts on every class of every row, (classes, batch); None without."""
+        if not self.label_smoothing:
+            return None
+        each = np.ones(len(scores)) if self.class_weight is None else self.class_weight
+        each = each * (self.label_smoothing / len(scores) / (total or 1.0))
+        even = self._buffers.empty("even", scores.shape, scores.dtype)
+        even[...] = each[:, np.newaxis]
+        if row_weights is not None:
+            even *= row_weights
+        return even
 
 
 @final
@@ -148,8 +147,7 @@ class Focal:
         counted = _times_class_weight(row_weights, self.class_weight, labels)
         share = shares(counted, batch, scores.dtype)
         d = self._buffers.empty("d_scores", scores.shape, scores.dtype)
-        flat = d.reshape(-1)
-        chosen = labels.astype(np.intp, copy=False) * batch + np.arange(batch)
+        flat, chosen = d.reshape(-1), _places(labels, batch)
         np.subtract(scores, scores.max(axis=0), out=d)
         margin = flat[chosen]
         np.exp(d, out=d)
@@ -187,10 +185,15 @@ def _checked(
     return labels, weights
 
 
+def _places(labels: Array, batch: int) -> Array:
+    """Where each row's label lies in (classes, batch), flattened."""
+    return labels.astype(np.intp, copy=False) * batch + np.arange(batch)
+
+
 def _times_class_weight(
     weights: Array | None, class_weight: Array | None, labels: Array
 ) -> Array | None:
     if class_weight is None:
         return weights
-    own = class_weight[labels]
+    own = class_weight[labels.astype(np.intp, copy=False)]  # a bool would pick, not index
     return own if weights is None else own * weights

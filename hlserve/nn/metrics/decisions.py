@@ -48,7 +48,7 @@ def confusion_matrix(predicted: Array, labels: Array, n_classes: int) -> Array:
                 f"confusion_matrix: classes lie in {classes.min()} to {classes.max()}, "
                 f"expected 0 to {n_classes - 1}"
             )
-    cells = labels.astype(np.int64) * n_classes + predicted
+    cells = labels.astype(np.int64) * n_classes + predicted.astype(np.int64)
     return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
