@@ -15,6 +15,15 @@ from hlserve.nn.network import Network
 LENET5 = (6 * 25 + 6) + (16 * 6 * 25 + 16) + (400 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
 LENET5_CAFFE = 431_080  # Han et al. 2015, arXiv:1506.02626, table 1: "431K"
 
+CNN_8_16_32 = (8 * 9 + 16) + (16 * 8 * 9 + 32) + (784 * 32 + 32) + (32 * 10 + 10)
+W16, W32, W64 = 16 * 16 * 9, 32 * 32 * 9, 64 * 64 * 9  # a 3x3 convolution that keeps its width
+RESNET8_MACS = sum(
+    (
+        *(196 * (16 * 9 + 2 * W16), 49 * (16 * 32 * (9 + 1) + W32)),
+        *(16 * (32 * 64 * (9 + 1) + W64), 640),
+    )
+)
+
 
 def image_network(spec: str, shape: tuple[int, ...] = (1, 28, 28), seed: int = 0) -> Network:
     return build(
@@ -34,6 +43,10 @@ def image_network(spec: str, shape: tuple[int, ...] = (1, 28, 28), seed: int = 0
         ("mlp:8", 784 * 8 + 8 + 8 * 10 + 10, 6_352),
         ("lenet5", LENET5, 784 * 150 + 100 * 16 * 150 + 48_000 + 10_080 + 840),
         ("lenet5-caffe", LENET5_CAFFE, 576 * 500 + 64 * 50 * 500 + 400_000 + 5_000),
+        ("cnn:8,16/32", CNN_8_16_32, 784 * 72 + 196 * 16 * 72 + 784 * 32 + 320),
+        ("cnn:8", 72 + 16 + 10 * (196 * 8 + 1), 784 * 72 + 10 * 196 * 8),
+        ("resnet:8", 77_754, RESNET8_MACS),
+        ("resnet:14", 174_970, RESNET8_MACS + 2 * (196 * W16 + 49 * W32 + 16 * W64)),
     ],
 )
 def test_sizes_are_those_of_the_papers(spec: str, n_parameters: int, macs: int) -> None:
@@ -42,7 +55,7 @@ def test_sizes_are_those_of_the_papers(spec: str, n_parameters: int, macs: int) 
     assert network.macs() == macs
 
 
-@pytest.mark.parametrize("spec", ["mlp:20", "lenet5", "lenet5-caffe"])
+@pytest.mark.parametrize("spec", ["mlp:20", "lenet5", "lenet5-caffe", "cnn:4,6/8", "resnet:8"])
 def test_pixels_in_probabilities_out(spec: str) -> None:
     network = image_network(spec)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 28, 28), dtype=np.uint8)
@@ -54,7 +67,7 @@ def test_pixels_in_probabilities_out(spec: str) -> None:
     assert isinstance(network.nodes[-1].layer, Softmax)
 
 
-@pytest.mark.parametrize("spec", ["mlp:7", "lenet5", "lenet5-caffe"])
+@pytest.mark.parametrize("spec", ["mlp:7", "lenet5", "lenet5-caffe", "cnn:3,4/5", "resnet:14"])
 def test_gradients_are_right(spec: str) -> None:
     rng = np.random.default_rng(3)
     shape = (2, 16, 17)
@@ -88,7 +101,14 @@ def test_the_seed_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("spec", "shape", "message"),
     [
-        ("resnet", (1, 28, 28), "unknown architecture 'resnet'; known are mlp:300,100"),
+        ("vgg", (1, 28, 28), "unknown architecture 'vgg'; known are mlp:300,100"),
+        ("resnet", (1, 28, 28), r"expected a depth of 6 n \+ 2, as in resnet:8, resnet:14"),
+        ("resnet:9", (1, 28, 28), "expected a depth"),
+        ("resnet:2", (1, 28, 28), "expected a depth"),
+        ("resnet:8", (1, 7, 28), "at least 8x8"),
+        ("cnn", (1, 28, 28), "the filters of each stage and, behind a slash"),
+        ("cnn:8/", (1, 28, 28), "the filters of each stage and, behind a slash"),
+        ("cnn:8,8,8,8,8", (1, 28, 28), "at least 32x32"),
         ("lenet5:3", (1, 28, 28), "lenet5 takes no sizes, leave them out"),
         ("lenet:3", (1, 28, 28), "unknown architecture"),
         ("mlp", (10,), "expected the sizes of the hidden layers, as in mlp:300,100"),
@@ -187,7 +207,10 @@ FASHION = SHARED / "data" / "fashion-mnist"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"no Fashion-MNIST at {FASHION}")
-@pytest.mark.parametrize(("spec", "floor"), [("mlp:300,100", 0.885), ("lenet5", 0.9)])
+@pytest.mark.parametrize(
+    ("spec", "floor"),
+    [("mlp:300,100", 0.885), ("lenet5", 0.9), ("cnn:32,64/128", 0.915), ("resnet:8", 0.905)],
+)
 def test_the_defaults_reach_their_accuracy_on_fashion_mnist(spec: str, floor: float) -> None:
     from hlserve.datasets import load
     from hlserve.nn import evaluate, fit

@@ -19,11 +19,20 @@ from hlserve.nn.layers import (
     LAYERS,
     LSTM,
     RNN,
+    Add,
+    AvgPool1d,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv1d,
     Conv2d,
     Flatten,
+    GlobalAvgPool,
     Impute,
     Linear,
+    MaxPool1d,
     MaxPool2d,
+    Multiply,
     OneHot,
     PaddingMask,
     Reshape,
@@ -332,6 +341,42 @@ def test_units_that_cannot_go_alone_are_protected(layer: Layer, shape: tuple[int
     assert network.shapes[network.nodes[1].inputs[0]] == shape
 
 
+def test_a_batch_norm_without_rows_or_with_one_keeps_its_statistics() -> None:
+    network = sequential([BatchNorm(3)], Input("x", (3,))).initialize(np.random.default_rng(0))
+    for n in (0, 1):
+        y, _ = network.forward(np.ones((n, 3), np.float32), training=True)
+        np.testing.assert_array_equal(y, np.zeros((3, n)))  # beta, around its own mean
+    np.testing.assert_array_equal(network.statistics, [0, 0, 0, 1, 1, 1])
+
+
+def test_a_batch_norm_keeps_the_digits_of_values_far_from_zero() -> None:
+    rng = np.random.default_rng(0)
+    x = (1000 + rng.standard_normal((64, 2, 5, 5))).astype(np.float32)
+    network = sequential([BatchNorm(2)], Input("x", (2, 5, 5))).initialize(rng)
+    y, _ = network.forward(x, training=True)
+    exact = x.astype(np.float64)
+    exact -= exact.mean(axis=(0, 2, 3), keepdims=True)
+    exact /= np.sqrt(exact.var(axis=(0, 2, 3), keepdims=True) + 1e-5)
+    # The mean of 1600 numbers near 1000 is off by some float32 roundings of 6e-5 each.
+    np.testing.assert_allclose(np.moveaxis(y, -1, 0), exact, atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "is_kept"),
+    [(Conv2d(4, 4, 3, groups=4), False), (Conv2d(4, 4, 3, groups=2), True)],
+    ids=["depthwise", "two groups"],
+)
+def test_depthwise_channels_go_with_their_input_and_other_groups_stay(
+    layer: Layer, is_kept: bool
+) -> None:
+    network = sequential([Conv2d(1, 4, 1), layer, Flatten(), Linear(4, 2)], Input("x", (1, 3, 3)))
+    flow = network.channel_flow()
+    made = next(b.ids for b in flow.bindings() if b.param is network.params()["conv2d_1.bias"])
+    assert (set(made.tolist()) <= flow.protected()) == is_kept
+    read = next(b.ids for b in flow.bindings() if b.param is network.params()["linear_4.weight"])
+    assert (read.tolist() == made.tolist()) == (not is_kept)
+
+
 # ----- what users may get wrong
 
 
@@ -344,7 +389,17 @@ def test_units_that_cannot_go_alone_are_protected(layer: Layer, shape: tuple[int
         (lambda: Conv2d(1, 1, (3, 3, 3)), r"kernel_size \(=\(3, 3, 3\)\)"),
         (lambda: Conv2d(1, 1, 3, stride=0), r"stride \(=0\)"),
         (lambda: Conv2d(1, 1, 3, padding=-1), r"padding \(=-1\) must be an int of at least 0"),
+        (lambda: Conv2d(4, 6, 3, groups=3), r"groups \(=3\) must .* divide in_channels \(=4\)"),
+        (lambda: Conv2d(4, 6, 3, groups=4), r"divide .* out_channels \(=6\)"),
+        (lambda: Conv1d(1, 1, 3, dilation=0), r"dilation \(=0\) must be an int of at least 1"),
+        (lambda: Conv1d(1, 1, (3, 3)), r"kernel_size \(=\(3, 3\)\) must be an int"),
         (lambda: MaxPool2d(2.5), r"kernel_size \(=2.5\)"),
+        (lambda: MaxPool2d(3, padding=2), r"padding \(=\(2, 2\)\) may be at most half"),
+        (lambda: AvgPool1d(3, padding=2), "at most half of kernel_size"),
+        (lambda: BatchNorm(0), r"channels \(=0\)"),
+        (lambda: BatchNorm(3, momentum=0), r"momentum \(=0\)"),
+        (lambda: Multiply(gate_axes=3), r"gate_axes \(=3\)"),
+        (lambda: Concat(-1), r"axis \(=-1\)"),
         (lambda: Standardize([0.0], [1.0, 2.0]), r"mean has shape \(1,\) and std \(2,\)"),
         (lambda: Standardize([float("nan")], [1.0]), "must be finite"),
         (lambda: Impute([1.0, float("nan")]), "one finite number a column"),
@@ -373,6 +428,17 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
         (Conv2d(1, 2, 9), ((1, 8, 8),), r"window of \(9, 9\) does not fit into \(8, 8\)"),
         (MaxPool2d(2), ((7,),), r"\(channels, height, width\), got \(7,\)"),
         (MaxPool2d(2), ((1, 1, 8),), "does not fit"),
+        (Conv1d(1, 2, 3, dilation=4), ((1, 8),), r"window of \(1, 9\) does not fit into \(1, 8\)"),
+        (Conv1d(3, 2, 3), ((3, 8, 8),), r"\(3, length\), got \(3, 8, 8\)"),
+        (MaxPool1d(2), ((2, 4, 4),), r"MaxPool1d expects rows of shape \(channels, length\)"),
+        (AvgPool2d(2), ((7,),), r"\(channels, height, width\), got \(7,\)"),
+        (GlobalAvgPool(), ((7,),), r"GlobalAvgPool expects .*got \(7,\)"),
+        (BatchNorm(3), ((4, 3),), r"BatchNorm expects rows of shape \(3,\).*got \(4, 3\)"),
+        (Add(), ((3,), (4,)), r"inputs of one shape, got \(3,\), \(4,\)"),
+        (Add(), ((3,),), "two or more inputs"),
+        (Multiply(2), ((3, 4), (3,)), r"gates of \(channels,\) for rows of 3 axes"),
+        (Multiply(), ((3, 4), (3,)), "of the same shape"),
+        (Concat(1), ((3, 4), (2, 4)), "differ along axis 1 alone"),
         (Softmax(), ((2, 3),), r"\(features,\), got \(2, 3\)"),
         (Reshape((2, 3)), ((7,),), r"hold 7 numbers, which do not make \(2, 3\)"),
         (Standardize([0.0], [1.0]), ((2,),), r"rows of 1 columns, got \(2,\)"),

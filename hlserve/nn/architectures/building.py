@@ -8,10 +8,12 @@ from math import prod
 import numpy as np
 
 from hlserve.errors import ConfigError, DataError
+from hlserve.nn.architectures.convolutional import CNN
 from hlserve.nn.architectures.dense import MLP
 from hlserve.nn.architectures.family import Draft, Family, Spec
 from hlserve.nn.architectures.lenet import LENET5, LENET5_CAFFE
 from hlserve.nn.architectures.recurrent import RECURRENT
+from hlserve.nn.architectures.residual import RESNET
 from hlserve.nn.layer import Layer, Shape
 from hlserve.nn.layers import Sigmoid, Softmax
 from hlserve.nn.network import Input, Network, Task
@@ -23,6 +25,8 @@ FAMILIES: tuple[Family, ...] = (
     LENET5,
     LENET5_CAFFE,
     *RECURRENT,
+    CNN,
+    RESNET,
 )
 
 KNOWN = ", ".join(family.known for family in FAMILIES)
@@ -54,7 +58,9 @@ def build(
     and 16 filters of 5x5, the first padded by 2, and 120-84; ReLU and max pooling where the
     paper has tanh and trained averages. ``lenet5-caffe``, Caffe's variant for MNIST of 20 and
     50 filters and 500, 431,080 parameters; with ReLU behind each convolution, where Caffe's
-    has pooling alone.
+    has pooling alone. ``cnn:32,64/128``, stages of 3x3 convolution, batch normalization, ReLU
+    and pooling with these numbers of filters, then dense layers. ``resnet:8`` (14, 20, ...),
+    residual blocks with 16, 32 and 64 filters behind a stem of stride 2 (He et al. 2016).
 
     Args:
         spec: see above.

@@ -14,11 +14,35 @@ IntOrPair = int | Sequence[int]  # JSON gives lists where Python gives tuples
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Sizes as (height, width); padding is zeros on both sides, as ONNX's ``pads`` p, q, p, q."""
+    """Sizes as (height, width); padding is on both sides, as ONNX's ``pads`` p, q, p, q.
+
+    Taps lie ``dilation`` apart.
+    """
 
     kernel: Pair
     stride: Pair
     padding: Pair
+    dilation: Pair = (1, 1)
+
+    @property
+    def reach(self) -> Pair:
+        """From the first tap to the last, both included."""
+        (height, width), (down, across) = self.kernel, self.dilation
+        return (height - 1) * down + 1, (width - 1) * across + 1
+
+    @classmethod
+    def along_width(cls, kernel_size: int, stride: int, padding: int, dilation: int = 1) -> Self:
+        """A window over rows without a height, which are taken as images of height 1.
+
+        Raises:
+            ConfigError: a value is no int, or is too small.
+        """
+        return cls(
+            (1, _int("kernel_size", kernel_size, least=1)),
+            (1, _int("stride", stride, least=1)),
+            (0, _int("padding", padding, least=0)),
+            (1, _int("dilation", dilation, least=1)),
+        )
 
     @classmethod
     def of(cls, kernel_size: IntOrPair, stride: IntOrPair, padding: IntOrPair) -> Self:
@@ -33,21 +57,33 @@ class Window:
             _pair("padding", padding, least=0),
         )
 
+    def check_pooling_padding(self) -> None:
+        """Refuses padding that could fill a whole window, as ONNX and PyTorch do.
+
+        Raises:
+            ConfigError: it is more than half of the kernel.
+        """
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
+            raise ConfigError(
+                f"padding (={self.padding}) may be at most half of kernel_size (={self.kernel})"
+            )
+
     def output_size(self, height: int, width: int) -> Pair:
         """How many places the window has; a rest that it does not fill is left out (floor).
 
         Raises:
             ConfigError: the window is larger than the padded input.
         """
-        padded = (height + 2 * self.padding[0], width + 2 * self.padding[1])
-        if self.kernel[0] > padded[0] or self.kernel[1] > padded[1]:
+        sizes, reach = (height, width), self.reach
+        padded = [n + 2 * p for n, p in zip(sizes, self.padding, strict=True)]
+        if reach[0] > padded[0] or reach[1] > padded[1]:
             raise ConfigError(
-                f"a window of {self.kernel} does not fit into {(height, width)} "
+                f"a window of {reach} does not fit into {sizes} "
                 f"with padding {self.padding}; make kernel_size smaller or padding larger"
             )
         return (
-            (padded[0] - self.kernel[0]) // self.stride[0] + 1,
-            (padded[1] - self.kernel[1]) // self.stride[1] + 1,
+            (padded[0] - reach[0]) // self.stride[0] + 1,
+            (padded[1] - reach[1]) // self.stride[1] + 1,
         )
 
     def columns(self, tap: int, width: int, places: int) -> tuple[slice, slice]:
@@ -57,9 +93,13 @@ class Window:
             A slice of the ``places`` output columns and the slice of equal length of the
             ``width`` input columns.
         """
-        stride, shift = self.stride[1], tap - self.padding[1]
+        return self.along(1, tap, width, places)
+
+    def along(self, axis: int, tap: int, size: int, places: int) -> tuple[slice, slice]:
+        """As ``columns``, along the height (0) or the width (1)."""
+        stride, shift = self.stride[axis], tap * self.dilation[axis] - self.padding[axis]
         first = min(max(0, -(shift // stride)), places)
-        last = max(first, min(places, (width - 1 - shift) // stride + 1))
+        last = max(first, min(places, (size - 1 - shift) // stride + 1))
         start = first * stride + shift
         if first == last:
             return slice(0, 0), slice(0, 0)
@@ -71,3 +111,9 @@ def _pair(name: str, value: IntOrPair, *, least: int) -> Pair:
     if len(sizes) != 2 or not all(isinstance(n, int) and n >= least for n in sizes):
         raise ConfigError(f"{name} (={value!r}) must be an int of at least {least}, or two of them")
     return sizes[0], sizes[1]
+
+
+def _int(name: str, value: int, *, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} (={value!r}) must be an int of at least {least}")
+    return value
