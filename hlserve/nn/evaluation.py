@@ -9,7 +9,7 @@ from typing import final
 
 import numpy as np
 
-from hlserve.errors import ConfigError
+from hlserve.errors import ConfigError, DataError
 from hlserve.nn import metrics
 from hlserve.nn.examples import Examples
 from hlserve.nn.losses import (
@@ -160,6 +160,7 @@ def default_loss(network: Network, part: Part) -> Loss:
     Raises:
         ConfigError: the network has no task, or its targets are named otherwise than "labels"
             and "weights".
+        DataError: the network answers another number of numbers than the targets hold.
     """
     targets, wanted = part.examples.targets, part.examples.only_targets
     if wanted is not None and not (
@@ -170,6 +171,7 @@ def default_loss(network: Network, part: Part) -> Loss:
         if network.task == "multilabel":
             return BinaryCrossEntropy()
         if network.task == "regression":
+            _require_comparable(network, wanted)
             spread = wanted[part.indices].std(axis=0, dtype=np.float64)
             return MeanSquaredError(scale=np.where(spread > 0, spread, 1.0))
     raise ConfigError("say which loss: the network's task and targets do not tell")
@@ -212,6 +214,15 @@ def _can_compare(network: Network, wanted: Array) -> bool:
     if network.task == "classification":
         return wanted.ndim == 1
     return wanted.shape[1:] == network.shapes[network.logits_node]
+
+
+def _require_comparable(network: Network, wanted: Array) -> None:
+    if not _can_compare(network, wanted):
+        (n_outputs,) = network.shapes[network.logits_node]
+        raise DataError(
+            f"targets have shape {wanted.shape}, the network answers {n_outputs} numbers a row; "
+            "give as many, or the loss that compares them, such as Quantile"
+        )
 
 
 def _softmax(scores: Array) -> Array:

@@ -10,6 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from hlserve import nn
 from hlserve.errors import ConfigError, DataError
 from hlserve.nn import losses
+from hlserve.nn.architectures import build
 from hlserve.nn.losses import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -23,6 +24,7 @@ from hlserve.nn.losses import (
     total_weight,
 )
 from hlserve.nn.param import Array
+from hlserve.nn.trainer import fit
 
 N_OUTPUTS = 4
 BATCH = 9
@@ -155,6 +157,20 @@ def test_equal_weights_change_nothing_and_a_zero_leaves_its_row_out(case: Case) 
     left_out, gradient = loss(scores, {"labels": labels, "weights": weights})
     assert left_out == pytest.approx(without, rel=1e-12)
     assert not gradient[:, 0].any()
+
+
+@by_case
+def test_a_weight_of_three_is_three_rows(case: Case) -> None:
+    loss, scores, labels = case.make(), case.scores(BATCH), case.targets(BATCH)
+    weights = np.array([1, 3, 0, 2, 1, 1, 1, 5, 1])
+    value, gradient = loss(scores, {"labels": labels, "weights": weights})
+    gradient = gradient.copy()
+    rows = np.repeat(np.arange(BATCH), weights)
+    expected, d_expected = loss(scores[:, rows], labels[rows])
+    assert value == pytest.approx(expected, rel=1e-12)  # float64, another order
+    summed = np.zeros_like(gradient)
+    np.add.at(summed.T, rows, d_expected.T)
+    np.testing.assert_allclose(gradient, summed, rtol=1e-12, atol=1e-16)
 
 
 @by_case
@@ -295,6 +311,34 @@ def test_quantile_is_least_at_the_quantile() -> None:
     lowest = loss(np.repeat(at[:, np.newaxis], targets.size, axis=1), targets)[0]
     for moved in (at * 0.9, at * 1.1):
         assert loss(np.repeat(moved[:, np.newaxis], targets.size, axis=1), targets)[0] > lowest
+
+
+def test_a_network_learns_quantiles_that_cover_their_share_of_rows() -> None:
+    x = rng().uniform(-1, 1, size=(4000, 1)).astype(np.float32)
+    spread = 0.2 + np.abs(x[:, 0])  # the noise grows with x, so that the quantiles fan out
+    y = (x[:, 0] + spread * rng().normal(size=len(x))).astype(np.float32)
+    levels = (0.1, 0.5, 0.9)
+    network = build("mlp:32", input_shape=(1,), n_outputs=3, task="regression", seed=1)
+    optimizer = nn.AdamW(0.01)
+    fit(network, x, y, loss=Quantile(levels), epochs=12, optimizer=optimizer, progress=False)
+    low, middle, high = network.predict(x)["output"].T
+    shares = [np.mean(y < quantile) for quantile in (low, middle, high)]
+    # 4,000 rows: a share's deviation is below 0.008, and the fit is not perfect.
+    assert shares == pytest.approx(levels, abs=0.04)
+    width = high - low
+    assert width[np.abs(x[:, 0]) > 0.8].mean() > 2 * width[np.abs(x[:, 0]) < 0.2].mean()
+
+
+def test_huber_is_drawn_less_by_outliers_than_the_squared_error() -> None:
+    x = rng().uniform(-1, 1, size=(1000, 1)).astype(np.float32)
+    y = x[:, 0].copy()
+    y[::10] += 20.0
+    errors = []
+    for loss in (Huber(delta=0.1), MeanSquaredError()):
+        network = build("mlp:16", input_shape=(1,), n_outputs=1, task="regression", seed=1)
+        fit(network, x, y, loss=loss, validation=None, epochs=15, progress=False)
+        errors.append(float(np.abs(network.predict(x)["output"][:, 0] - x[:, 0]).mean()))
+    assert errors[0] < 0.3 * errors[1]
 
 
 def test_balanced_class_weights_equal_scikit_learns() -> None:
