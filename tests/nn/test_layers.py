@@ -276,8 +276,8 @@ def surrounded(case: Case) -> Network:
 
 def producer(shape: tuple[int, ...], n: int | None = None) -> Layer | None:
     """A layer that reads such rows and makes ``n`` units, as many as there are by default."""
-    if len(shape) == 1:
-        return Linear(shape[0], n or shape[0])
+    if len(shape) in (1, 2):
+        return Linear(shape[-1], n or shape[-1])
     return Conv2d(shape[0], n or shape[0], 1) if len(shape) == 3 else None
 
 
@@ -351,7 +351,7 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
 @pytest.mark.parametrize(
     ("layer", "shapes", "message"),
     [
-        (Linear(4, 2), ((5,),), r"rows of shape \(4,\), got .*5.*put a Flatten before it"),
+        (Linear(4, 2), ((5,),), r"\(4,\) or \(time, 4\), got \(5,\); put a Flatten before"),
         (Linear(4, 2), ((4,), (4,)), "Linear expects"),
         (Conv2d(3, 2, 3), ((1, 8, 8),), r"\(3, height, width\), got \(1, 8, 8\)"),
         (Conv2d(1, 2, 9), ((1, 8, 8),), r"window of \(9, 9\) does not fit into \(8, 8\)"),
