@@ -24,8 +24,8 @@ def passes(layer: Layer, x: Array) -> tuple[Array, Array]:
     return result, backward(np.ones_like(x))[0].copy()
 
 
-# float32: Abramowitz & Stegun's 1.5e-7 and a few roundings; float64: rounding of 40 terms.
-@pytest.mark.parametrize(("dtype", "atol"), [(np.float32, 6e-7), (np.float64, 1e-14)])
+# float32: the fit errs by 6e-8, the rest is rounding; float64: rounding of 40 terms.
+@pytest.mark.parametrize(("dtype", "atol"), [(np.float32, 2e-7), (np.float64, 1e-14)])
 def test_erf_equals_the_one_of_the_standard_library(dtype: type, atol: float) -> None:
     x = np.concatenate([np.linspace(-7, 7, 20_001), np.logspace(-30, 30, 61)]).astype(dtype)
     y = erf(x, out=np.empty_like(x), workspace=Workspace(dtype))
@@ -36,7 +36,7 @@ def test_erf_may_write_over_its_argument_and_knows_infinity() -> None:
     x = np.array([-np.inf, -1, -0.0, 0.0, 1, np.inf], np.float32)
     y = erf(x, out=x, workspace=Workspace())
     assert y is x
-    np.testing.assert_allclose(y, [-1, -math.erf(1), 0, 0, math.erf(1), 1], rtol=0, atol=6e-7)
+    np.testing.assert_allclose(y, [-1, -math.erf(1), 0, 0, math.erf(1), 1], rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,12 @@ class ELU(Layer):
         y += np.maximum(x, 0, out=workspace.scratch("positive", x.shape))
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
-            slope = np.add(y, self.alpha, out=workspace.scratch("slope", y.shape))
+            # min(y, 0) + (alpha below, 1 above), which is faster than a choice number by number
+            slope = workspace.scratch("slope", y.shape)
             is_open = np.greater(y, 0, out=workspace.scratch("is_open", y.shape, np.bool_))
-            np.copyto(slope, 1, where=is_open)
+            np.multiply(is_open, 1 - self.alpha, out=slope, dtype=slope.dtype)
+            slope += self.alpha
+            slope += np.minimum(y, 0, out=workspace.scratch("negative", y.shape))
             return (np.multiply(dy, slope, out=dy),)
 
         return y, backward

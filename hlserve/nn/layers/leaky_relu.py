@@ -95,9 +95,10 @@ class PReLU(Layer):
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
             product = np.multiply(dy, below, out=workspace.scratch("product", x.shape))
             self.slope.grad += np.add.reduce(product, axis=self._shared_axes(x.ndim))
-            is_below = np.greater(x, 0, out=workspace.scratch("is_below", x.shape, np.bool_))
-            np.logical_not(is_below, out=is_below)
-            return (np.multiply(dy, slope, out=dy, where=is_below),)
+            is_open = np.greater(x, 0, out=workspace.scratch("is_open", x.shape, np.bool_))
+            np.multiply(is_open, 1 - slope, out=product, dtype=product.dtype)
+            product += slope
+            return (np.multiply(dy, product, out=dy),)
 
         return y, backward
 
