@@ -77,7 +77,7 @@ def encoder_block(
     return [*nodes, Node(f"{name}_add_2", Add(), (middle, nodes[-1].name))]
 
 
-def transformer(
+def transformer_encoder(
     spec: str,
     source: str,
     input_shape: Shape,

@@ -14,10 +14,12 @@ from hlserve.nn.layers import (
     Embedding,
     LayerNorm,
     LearnedPositions,
+    Linear,
     MaxOverTime,
     MeanOverTime,
     MultiHeadAttention,
     PositionalEncoding,
+    PReLU,
     Transpose,
 )
 from hlserve.nn.network import Input, Network, Node, sequential
@@ -154,6 +156,16 @@ def test_normalized_steps_have_mean_zero_and_deviation_one() -> None:
     np.testing.assert_allclose(y.std(axis=-1), 1, rtol=1e-10)
 
 
+def test_units_stay_removable_through_transposes() -> None:
+    layers = [Linear(3, 4), Transpose(), PReLU(4), Transpose(), Linear(4, 2)]
+    network = sequential(layers, Input("x", (5, 3)))
+    flow, params = network.channel_flow(), network.params()
+    bound = {id(b.param): b.ids.tolist() for b in flow.bindings() if b.axis == 0}
+    made = bound[id(params["linear_1.bias"])]
+    assert bound[id(params["prelu_3.slope"])] == made
+    assert not flow.protected().intersection(made)
+
+
 # ----- what users may get wrong
 
 
@@ -195,3 +207,20 @@ def test_shapes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         layer.output_shape(*shapes)
+
+
+# ----- costs
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (Linear(3, 5), (3,), 15),
+        (Linear(3, 5), (4, 3), 60),
+        (MultiHeadAttention(6, 2), (5, 6), 4 * 5 * 36 + 2 * 5 * 5 * 6),  # projections, then heads
+    ],
+)
+def test_multiplications_are_counted_for_every_step(
+    layer: Layer, shape: tuple[int, ...], macs: int
+) -> None:
+    assert layer.macs(shape) == macs

@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 
 from compress import export
+from compress.pruning import PruneChannels
+from compress.quantization import QuantizeStatic
+from compress.technique import Data, Rows
 from hlserve.errors import ConfigError, DataError
-from hlserve.nn import AdamW, Input, Network, Node, check_gradients, encoder_block, fit, transformer
+from hlserve.nn import (
+    AdamW,
+    Input,
+    Network,
+    Node,
+    check_gradients,
+    encoder_block,
+    fit,
+    transformer_encoder,
+)
 from hlserve.nn.layers import Softmax
 from hlserve.nn.param import Array
 from tests.nn.cases.case import prefix_mask
@@ -16,13 +28,13 @@ TIME, FEATURES, N_IDS = 7, 4, 11
 
 
 def of_numbers(spec: str = "transformer:8,2,2") -> Network:
-    nodes = transformer(spec, "x", (TIME, FEATURES), 2)
+    nodes = transformer_encoder(spec, "x", (TIME, FEATURES), 2)
     return closed([Input("x", (TIME, FEATURES))], nodes)
 
 
 def of_ids(spec: str = "transformer:8,2,1") -> Network:
     """Ids and their mask, both inputs."""
-    nodes = transformer(spec, "ids", (TIME,), 2, n_embeddings=N_IDS, mask="mask")
+    nodes = transformer_encoder(spec, "ids", (TIME,), 2, n_embeddings=N_IDS, mask="mask")
     return closed([Input("ids", (TIME,), "int64"), Input("mask", (TIME,), "int64")], nodes)
 
 
@@ -87,7 +99,9 @@ def test_a_small_transformer_learns_which_of_two_events_came_first() -> None:
     for event in (0, 1):
         x[np.arange(600), steps[:, event], event] += 1
     labels = (steps[:, 0] < steps[:, 1]).astype(np.int64)
-    network = closed([Input("x", (12, 3))], transformer("transformer:16,2,1", "x", (12, 3), 2))
+    network = closed(
+        [Input("x", (12, 3))], transformer_encoder("transformer:16,2,1", "x", (12, 3), 2)
+    )
     fit(network, x[:500], labels[:500], optimizer=AdamW(0.005), epochs=25, progress=False)
     guesses = network.predict(x[500:])["probabilities"].argmax(axis=1)
     assert (guesses == labels[500:]).mean() > 0.9
@@ -105,15 +119,26 @@ def test_hidden_units_of_blocks_can_be_pruned_and_nothing_else() -> None:
     assert names == {"block_1_linear_1.weight", "block_1_linear_1.bias"}
 
 
+def test_pruned_and_quantized_it_answers_nearly_the_same() -> None:
+    network, x = of_numbers("transformer:16,2,1"), numbers(200)
+    data = Data(Rows({"x": x}, None))
+    pruned = PruneChannels(0.25, importance="l1").apply(network, data).network
+    assert pruned.n_parameters < network.n_parameters
+    export.check_parity(pruned, export.to_onnx(pruned), x)
+    quantized = QuantizeStatic().apply(network, data).network
+    # int8 steps of 1/127 of the largest value, through four layers of 16 terms
+    assert export.parity(quantized, export.to_onnx(quantized), x) < 0.05
+
+
 @pytest.mark.parametrize("spec", ["transformer", "transformer:8,2", "transformer:8,0,1"])
 def test_specs_that_say_something_else_are_refused(spec: str) -> None:
     with pytest.raises(ConfigError, match=r"dim, heads and blocks, as in transformer:64,4,2"):
-        transformer(spec, "x", (TIME, FEATURES), 2)
+        transformer_encoder(spec, "x", (TIME, FEATURES), 2)
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"dim \(=8\) must be a multiple of n_heads \(=3\)"):
-        transformer("transformer:8,3,1", "x", (TIME, FEATURES), 2)
+        transformer_encoder("transformer:8,3,1", "x", (TIME, FEATURES), 2)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +146,7 @@ def test_heads_that_do_not_divide_are_refused() -> None:
 )
 def test_rows_that_are_no_sequences_are_refused(shape: tuple[int, ...], n_ids: int | None) -> None:
     with pytest.raises(ConfigError, match=r"expects sequences \(time, features\), or ids \(time,"):
-        transformer("transformer:8,2,1", "x", shape, 2, n_embeddings=n_ids)
+        transformer_encoder("transformer:8,2,1", "x", shape, 2, n_embeddings=n_ids)
 
 
 # ----- ids at the border
