@@ -104,6 +104,7 @@ class OnnxGraph:
     """
 
     def __init__(self, network: Network) -> None:
+        self.row_shapes: dict[str, tuple[int, ...]] = {}
         self._taken = {i.name for i in network.inputs} | set(network.outputs)
         self._param_names = {id(p): name for name, p in network.params().items()}
         self._nodes: list[onnx.NodeProto] = []
@@ -133,7 +134,7 @@ class OnnxGraph:
 
     def constant(self, array: Array, hint: str) -> str:
         """See GraphBuilder."""
-        value = np.ascontiguousarray(array)
+        value = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._initializers:
             self._initializers[key] = numpy_helper.from_array(value, self._fresh(hint))

@@ -52,3 +52,5 @@ from hlserve.nn.schedules import Schedule as Schedule
 from hlserve.nn.schedules import Step as Step
 from hlserve.nn.trainer import EarlyStopping as EarlyStopping
 from hlserve.nn.trainer import fit as fit
+from hlserve.nn.transformer import encoder_block as encoder_block
+from hlserve.nn.transformer import transformer_encoder as transformer_encoder

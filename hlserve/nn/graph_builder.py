@@ -11,7 +11,14 @@ Attribute = int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 
 
 class GraphBuilder(Protocol):
-    """What a layer may ask for while it emits its operators. Names are tensor names."""
+    """What a layer may ask for while it emits its operators. Names are tensor names.
+
+    Attributes:
+        row_shapes: the shape of one row of every tensor that is a layer's input; filled by the
+            network as it walks, for layers whose spelling depends on it.
+    """
+
+    row_shapes: dict[str, tuple[int, ...]]
 
     def node(
         self, op_type: str, inputs: Sequence[str], *, output: int = 0, **attributes: Attribute

@@ -61,6 +61,11 @@ class Layer(ABC):
             ConfigError: the shapes do not fit this layer.
         """
 
+    @property
+    def n_ids(self) -> int | None:
+        """What ids of an int64 input lie below, from 0 on; None where the layer does not say."""
+        return None
+
     def params(self) -> dict[str, Param]:
         """The trained arrays by name, in a fixed order."""
         return {}

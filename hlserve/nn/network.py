@@ -20,6 +20,7 @@ from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.param import Array, Param, QParams
+from hlserve.nn.rows import fit_rows, require_ids
 from hlserve.nn.workspace import Workspace
 
 Task = Literal["classification", "multilabel", "regression"]
@@ -97,6 +98,7 @@ class Network:
         self.class_labels = None if class_labels is None else tuple(class_labels)
         self.activation_qparams: dict[str, QParams] = {}
         self.shapes = _infer_shapes(self.inputs, self.nodes, self.outputs)
+        self._n_ids = _n_ids(self.inputs, self.nodes)
         self._learns = _values_with_params_upstream(self.nodes)
         self._place_params(np.float32)
 
@@ -219,7 +221,8 @@ class Network:
         """Rows by input name, each reshaped to its input where the element counts agree.
 
         Raises:
-            DataError: an input is missing or unknown, or a row has the wrong size.
+            DataError: an input is missing or unknown, a row has the wrong size, or an id is
+                out of the range that the layer reading it knows.
         """
         arrays = dict(rows) if isinstance(rows, Mapping) else {self.inputs[0].name: rows}
         wanted = {i.name: i.shape for i in self.inputs}
@@ -227,7 +230,10 @@ class Network:
             arrays = dict(zip(wanted, arrays.values(), strict=True))
         if arrays.keys() != wanted.keys():
             raise DataError(f"the network takes {sorted(wanted)}, got {sorted(arrays)}")
-        return {name: _fit_rows(name, arrays[name], shape) for name, shape in wanted.items()}
+        fitting = {name: fit_rows(name, arrays[name], shape) for name, shape in wanted.items()}
+        for name, n_ids in self._n_ids.items():
+            require_ids(name, fitting[name], n_ids)
+        return fitting
 
     def takes_missing(self, name: str) -> bool:
         """Whether NaN is a value of this input: all that read it know what to do with it."""
@@ -254,6 +260,7 @@ class Network:
         """Says the whole network in ONNX; answers output name -> tensor name."""
         names = {i.name: self._emit_quantized(g, i.name, i.name) for i in self.inputs}
         for node in self.nodes:
+            g.row_shapes.update((names[i], self.shapes[i]) for i in node.inputs)
             tensor = node.layer.emit(g, *(names[i] for i in node.inputs))
             names[node.name] = self._emit_quantized(g, node.name, tensor)
         return {output: names[node] for output, node in self.outputs.items()}
@@ -358,16 +365,18 @@ def sequential(
     return Network([entry], nodes, {output: nodes[-1].name}, task=task, class_labels=class_labels)
 
 
-def _fit_rows(name: str, array: Array, shape: Shape) -> Array:
-    rows = np.asarray(array)
-    if rows.shape[1:] == shape:
-        return rows
-    if rows.ndim > 1 and prod(rows.shape[1:]) == prod(shape):
-        return rows.reshape(len(rows), *shape)
-    raise DataError(
-        f"input {name!r}: rows have shape {rows.shape[1:]}, expected {shape} "
-        f"({prod(shape)} numbers a row)"
-    )
+def _n_ids(inputs: Iterable[Input], nodes: Iterable[Node]) -> dict[str, int]:
+    """For every input of ids: what they must lie below to be known to every layer that reads it."""
+    bounds = {
+        entry.name: [
+            node.layer.n_ids
+            for node in nodes
+            if entry.name in node.inputs and node.layer.n_ids is not None
+        ]
+        for entry in inputs
+        if entry.dtype == "int64"
+    }
+    return {name: min(known) for name, known in bounds.items() if known}
 
 
 def _infer_shapes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -268,18 +269,18 @@ def test_a_layer_made_from_its_own_arrays_is_the_same(case: Case) -> None:
     )
 
 
-def surrounded(case: Case) -> Network:
+def surrounded(case: Case, of_rows: MakeLayer) -> Network:
     """The case's layer between ones that make units and one that reads them, where they fit."""
     layer, nodes, sources = case.make(), [], []
     inputs = case.network().inputs
     for entry in inputs:
-        maker = producer(entry.shape) if entry.dtype == "float32" else None
+        maker = producer(entry.shape, of_rows) if entry.dtype == "float32" else None
         sources.append(entry.name if maker is None else f"before_{entry.name}")
         if maker is not None:
             nodes.append(Node(f"before_{entry.name}", maker, (entry.name,)))
     nodes.append(Node("layer", layer, tuple(sources)))
     out = layer.output_shape(*case.shapes)
-    after = producer(out, 2)
+    after = producer(out, of_rows, 2)
     if after is not None:
         nodes.append(Node("after", after, ("layer",)))
     network = Network(inputs, nodes, {"y": nodes[-1].name})
@@ -289,18 +290,40 @@ def surrounded(case: Case) -> Network:
     return network
 
 
-def producer(shape: tuple[int, ...], n: int | None = None) -> Layer | None:
-    """A layer that reads such rows and makes ``n`` units, as many as there are by default."""
+def producer(shape: tuple[int, ...], of_rows: MakeLayer, n: int | None = None) -> Layer | None:
+    """A layer that reads such rows and makes ``n`` units, as many as there are by default.
+
+    ``of_rows`` makes it for rows of two axes, of which either may be the channels'.
+    """
     if len(shape) == 1:
         return Linear(shape[0], n or shape[0])
     if len(shape) == 2:
-        return RNN(shape[1], n or shape[1])
+        return of_rows(shape, n)
     return Conv2d(shape[0], n or shape[0], 1) if len(shape) == 3 else None
 
 
-@every_case
-def test_removing_a_unit_equals_reading_nothing_of_it(case: Case) -> None:
-    network = surrounded(case)
+MakeLayer = Callable[[tuple[int, ...], int | None], Layer]
+
+OF_ROWS: dict[str, MakeLayer] = {
+    "dense": lambda shape, n: Linear(shape[1], n or shape[1]),
+    "recurrent": lambda shape, n: RNN(shape[1], n or shape[1]),
+    "convolved": lambda shape, n: Conv1d(shape[0], n or shape[0], 1),
+}
+
+SURROUNDED = [
+    pytest.param(case, kind, id=f"{case.name}, {kind}")
+    for case in CASES
+    for kind in (
+        OF_ROWS
+        if any(len(s) == 2 for s in (*case.shapes, case.make().output_shape(*case.shapes)))
+        else ("dense",)
+    )
+]
+
+
+@pytest.mark.parametrize(("case", "kind"), SURROUNDED)
+def test_removing_a_unit_equals_reading_nothing_of_it(case: Case, kind: str) -> None:
+    network = surrounded(case, OF_ROWS[kind])
     rows = case.rows(3)
     flow = network.channel_flow()
     bindings = flow.bindings()
@@ -422,7 +445,7 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
 @pytest.mark.parametrize(
     ("layer", "shapes", "message"),
     [
-        (Linear(4, 2), ((5,),), r"rows of shape \(4,\), got .*5.*put a Flatten before it"),
+        (Linear(4, 2), ((5,),), r"\(4,\) or \(time, 4\), got \(5,\); put a Flatten before"),
         (Linear(4, 2), ((4,), (4,)), "Linear expects"),
         (Conv2d(3, 2, 3), ((1, 8, 8),), r"\(3, height, width\), got \(1, 8, 8\)"),
         (Conv2d(1, 2, 9), ((1, 8, 8),), r"window of \(9, 9\) does not fit into \(8, 8\)"),

@@ -8,23 +8,38 @@ from hlserve.nn.layers.columns import OneHot as OneHot
 from hlserve.nn.layers.conv1d import Conv1d as Conv1d
 from hlserve.nn.layers.conv2d import Conv2d as Conv2d
 from hlserve.nn.layers.dropout import Dropout as Dropout
+from hlserve.nn.layers.elu import ELU as ELU
+from hlserve.nn.layers.embedding import Embedding as Embedding
+from hlserve.nn.layers.gelu import GELU as GELU
 from hlserve.nn.layers.gru import GRU as GRU
+from hlserve.nn.layers.hard_swish import HardSwish as HardSwish
+from hlserve.nn.layers.layer_norm import LayerNorm as LayerNorm
+from hlserve.nn.layers.leaky_relu import LeakyReLU as LeakyReLU
+from hlserve.nn.layers.leaky_relu import PReLU as PReLU
 from hlserve.nn.layers.linear import Linear as Linear
 from hlserve.nn.layers.lstm import LSTM as LSTM
 from hlserve.nn.layers.max_pool2d import MaxPool2d as MaxPool2d
 from hlserve.nn.layers.merge import Add as Add
 from hlserve.nn.layers.merge import Concat as Concat
 from hlserve.nn.layers.merge import Multiply as Multiply
+from hlserve.nn.layers.multi_head_attention import MultiHeadAttention as MultiHeadAttention
+from hlserve.nn.layers.over_time import MaxOverTime as MaxOverTime
+from hlserve.nn.layers.over_time import MeanOverTime as MeanOverTime
 from hlserve.nn.layers.padding_mask import PaddingMask as PaddingMask
 from hlserve.nn.layers.pool1d import AvgPool1d as AvgPool1d
 from hlserve.nn.layers.pool1d import MaxPool1d as MaxPool1d
+from hlserve.nn.layers.positions import LearnedPositions as LearnedPositions
+from hlserve.nn.layers.positions import PositionalEncoding as PositionalEncoding
 from hlserve.nn.layers.relu import ReLU as ReLU
 from hlserve.nn.layers.reshape import Flatten as Flatten
 from hlserve.nn.layers.reshape import Reshape as Reshape
 from hlserve.nn.layers.rnn import RNN as RNN
 from hlserve.nn.layers.sigmoid import Sigmoid as Sigmoid
+from hlserve.nn.layers.silu import SiLU as SiLU
 from hlserve.nn.layers.softmax import Softmax as Softmax
+from hlserve.nn.layers.softplus import Softplus as Softplus
 from hlserve.nn.layers.tanh import Tanh as Tanh
+from hlserve.nn.layers.transpose import Transpose as Transpose
 from hlserve.nn.preprocessing import Scale as Scale
 from hlserve.nn.preprocessing import Standardize as Standardize
 
@@ -37,23 +52,38 @@ LAYERS = (
     Conv1d,
     Conv2d,
     Dropout,
+    ELU,
+    Embedding,
     Flatten,
+    GELU,
     GRU,
     GlobalAvgPool,
+    HardSwish,
     Impute,
     LSTM,
+    LayerNorm,
+    LeakyReLU,
+    LearnedPositions,
     Linear,
+    MaxOverTime,
     MaxPool1d,
     MaxPool2d,
+    MeanOverTime,
+    MultiHeadAttention,
     Multiply,
     OneHot,
+    PReLU,
     PaddingMask,
+    PositionalEncoding,
     RNN,
     ReLU,
     Reshape,
     Scale,
+    SiLU,
     Sigmoid,
     Softmax,
+    Softplus,
     Standardize,
     Tanh,
+    Transpose,
 )

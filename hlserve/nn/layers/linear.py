@@ -20,16 +20,18 @@ from hlserve.nn.workspace import Workspace
 @final
 @dataclass(eq=False)
 class Linear(Layer):
-    """y = W x + b for every row.
+    """y = W x + b for every row, or for every step of a sequence.
 
-    Shapes: x (batch, in_features) -> y (batch, out_features); W (out_features, in_features).
-    ONNX: Gemm with transB=1.
+    Shapes: x (batch, in_features) -> y (batch, out_features), or x (batch, time, in_features)
+    -> y (batch, time, out_features); W (out_features, in_features). Without ``has_bias`` there
+    is no b. ONNX: Gemm with transB=1; for sequences Transpose, MatMul and Add.
     """
 
     in_features: int
     out_features: int
+    has_bias: bool = True
     weight: Param = field(init=False)
-    bias: Param = field(init=False)
+    bias: Param | None = field(init=False)
 
     def __post_init__(self) -> None:
         if self.in_features < 1 or self.out_features < 1:
@@ -39,24 +41,26 @@ class Linear(Layer):
             )
         shape = (self.out_features, self.in_features)
         self.weight = Param(np.zeros(shape, np.float32), out_axis=0, in_axis=1)
-        self.bias = Param(np.zeros(self.out_features, np.float32), out_axis=0)
+        zeros = np.zeros(self.out_features, np.float32)
+        self.bias = Param(zeros, out_axis=0) if self.has_bias else None
 
     def forward(
         self, *inputs: Array, training: bool, workspace: Workspace
     ) -> tuple[Array, Backward]:
         """See Layer."""
         (x,) = inputs
-        w, b = self.weight, self.bias
-        y = workspace.empty("y", (self.out_features, x.shape[-1]))
-        np.matmul(w.value, x, out=y)
-        y += b.value[:, None]
+        w = self.weight
+        y = workspace.empty("y", (*x.shape[:-2], self.out_features, x.shape[-1]))
+        np.matmul(w.value, x, out=y)  # of every step, where there are steps
+        if self.bias is not None:
+            y += self.bias.value[:, None]
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
-            dw = workspace.scratch("dw", w.value.shape)
-            w.grad += np.matmul(dy, x.T, out=dw)
-            ones = workspace.scratch("ones", dy.shape[1:])
-            ones.fill(1)
-            b.grad += np.matmul(dy, ones)  # a quarter of the time of dy.sum(axis=1)
+            self._add_gradients(
+                _steps_as_rows(x, "x_rows", workspace),
+                _steps_as_rows(dy, "dy_rows", workspace),
+                workspace,
+            )
             if not need_dx:
                 return ()
             return (np.matmul(w.value.T, dy, out=workspace.empty("dx", x.shape)),)
@@ -65,44 +69,79 @@ class Linear(Layer):
 
     def emit(self, g: GraphBuilder, *inputs: str) -> str:
         """See Layer."""
-        return g.node("Gemm", [*inputs, g.param(self.weight), g.param(self.bias)], transB=1)
+        bias = [] if self.bias is None else [g.param(self.bias)]
+        if len(g.row_shapes[inputs[0]]) == 1:
+            return g.node("Gemm", [*inputs, g.param(self.weight), *bias], transB=1)
+        turned = g.node("Transpose", [g.param(self.weight)], perm=(1, 0))
+        y = g.node("MatMul", [*inputs, turned])
+        return g.node("Add", [y, *bias]) if bias else y
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """See Layer."""
-        if shapes != ((self.in_features,),):
+        if len(shapes) != 1 or shapes[0][-1:] != (self.in_features,) or len(shapes[0]) > 2:
             raise ConfigError(
-                f"Linear expects rows of shape ({self.in_features},), got {shapes}; "
+                f"Linear expects rows of shape ({self.in_features},) or (time, "
+                f"{self.in_features}), got {', '.join(map(str, shapes))}; "
                 "put a Flatten before it or change in_features"
             )
-        return (self.out_features,)
+        return (*shapes[0][:-1], self.out_features)
 
     def params(self) -> dict[str, Param]:
         """See Layer."""
-        return {"weight": self.weight, "bias": self.bias}
+        weight = {"weight": self.weight}
+        return weight if self.bias is None else {**weight, "bias": self.bias}
 
     def initialize(self, rng: np.random.Generator) -> None:
         """He uniform weights (He et al. 2015), zero bias."""
         self.weight.value[...] = he_uniform(rng, self.weight.value.shape, fan_in=self.in_features)
-        self.bias.value[...] = 0
+        if self.bias is not None:
+            self.bias.value[...] = 0
 
     def macs(self, *shapes: Shape) -> int:
         """See Layer."""
-        return self.in_features * self.out_features
+        n_steps = shapes[0][0] if len(shapes[0]) == 2 else 1
+        return n_steps * self.in_features * self.out_features
 
     def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
         """See Layer."""
         out_features, in_features = arrays["weight"].shape
-        layer = type(self)(in_features, out_features)
+        layer = type(self)(in_features, out_features, self.has_bias)
         layer.weight = self.weight.with_value(arrays["weight"])
-        layer.bias = self.bias.with_value(arrays["bias"])
+        if self.bias is not None:
+            layer.bias = self.bias.with_value(arrays["bias"])
         return layer
 
     def channel_flow(
         self, flow: ChannelFlow, inputs: Sequence[Channels], shapes: Sequence[Shape]
     ) -> Channels:
         """See Layer."""
+        axis = len(shapes[0]) - 1
+        read = flow.along(inputs[0], axis, self.in_features)
         units = flow.new(self.out_features)
-        flow.bind(self.weight, 1, inputs[0].ids, is_producer=False)
+        flow.bind(self.weight, 1, read, is_producer=False)
         flow.bind(self.weight, 0, units, is_producer=True)
-        flow.bind(self.bias, 0, units, is_producer=True)
-        return Channels(units)
+        if self.bias is not None:
+            flow.bind(self.bias, 0, units, is_producer=True)
+        return Channels(units, axis)
+
+    def _add_gradients(self, x: Array, dy: Array, workspace: Workspace) -> None:
+        """Of the weight and the bias, for x (in_features, rows) and dy (out_features, rows)."""
+        dw = workspace.scratch("dw", self.weight.value.shape)
+        self.weight.grad += np.matmul(dy, x.T, out=dw)
+        if self.bias is not None:
+            ones = workspace.scratch("ones", dy.shape[1:])
+            ones.fill(1)
+            self.bias.grad += np.matmul(dy, ones)  # a quarter of the time of dy.sum(axis=1)
+
+
+def _steps_as_rows(x: Array, key: str, workspace: Workspace) -> Array:
+    """(time, features, batch) as (features, time * batch), so that one product sums over all.
+
+    Copied, which costs less than to sum a product a step; (features, batch) stays as it is.
+    """
+    if x.ndim == 2:
+        return x
+    time, features, batch = x.shape
+    rows = workspace.scratch(key, (features, time, batch))
+    np.copyto(rows, x.swapaxes(0, 1))
+    return rows.reshape(features, time * batch)

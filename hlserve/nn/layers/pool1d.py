@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from hlserve.errors import ConfigError
+from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.layers.average_pooling import average_pool
@@ -54,6 +55,12 @@ class MaxPool1d(Layer):
         """See Layer."""
         return _output_shape("MaxPool1d", self.window, shapes)
 
+    def channel_flow(
+        self, flow: ChannelFlow, inputs: Sequence[Channels], shapes: Sequence[Shape]
+    ) -> Channels:
+        """The units of the channels."""
+        return Channels(flow.along(inputs[0], 0, shapes[0][0]))
+
 
 @final
 @dataclass(eq=False)
@@ -93,6 +100,12 @@ class AvgPool1d(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         """See Layer."""
         return _output_shape("AvgPool1d", self.window, shapes)
+
+    def channel_flow(
+        self, flow: ChannelFlow, inputs: Sequence[Channels], shapes: Sequence[Shape]
+    ) -> Channels:
+        """The units of the channels."""
+        return Channels(flow.along(inputs[0], 0, shapes[0][0]))
 
 
 def _window(kernel_size: int, stride: int | None, padding: int) -> Window:

@@ -8,6 +8,7 @@ from tests.nn.cases.case import Case
 CASES = (
     Case("add", lambda: Add(), ((5,), (5,))),
     Case("add three images", lambda: Add(), ((2, 3, 4),) * 3),
+    Case("add three sequences", lambda: Add(), ((4, 3),) * 3),
     Case("multiply", lambda: Multiply(), ((5,), (5,))),
     Case("multiply three images", lambda: Multiply(), ((2, 3, 4),) * 3),
     Case("gates of an image", lambda: Multiply(gate_axes=2), ((3, 4, 5), (3,))),

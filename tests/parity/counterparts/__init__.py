@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hlserve.nn.layer import Layer
-from hlserve.nn.layers import Impute, OneHot, PaddingMask, Scale, Standardize
+from hlserve.nn.layers import Impute, OneHot, PaddingMask, PositionalEncoding, Scale, Standardize
 from tests.parity.counterparts import (
     attention,
     convolution,
@@ -32,4 +32,11 @@ COUNTERPARTS: dict[type[Layer], Counterpart] = {
 }
 
 # Plain arithmetic that PyTorch has no module for; the case table has its oracle.
-WITHOUT_COUNTERPART: tuple[type[Layer], ...] = (Impute, OneHot, PaddingMask, Scale, Standardize)
+WITHOUT_COUNTERPART: tuple[type[Layer], ...] = (
+    Impute,
+    OneHot,
+    PaddingMask,
+    PositionalEncoding,
+    Scale,
+    Standardize,
+)
