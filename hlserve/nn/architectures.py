@@ -8,13 +8,15 @@ from math import prod
 import numpy as np
 
 from hlserve.errors import ConfigError, DataError
+from hlserve.nn.convolutional import convolutional
 from hlserve.nn.layer import Layer, Shape
 from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Softmax
 from hlserve.nn.network import Input, Network, Task, sequential
 from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
+from hlserve.nn.spec_options import split_options, with_options
 
-KNOWN = "mlp:300,100 (one number a hidden layer), lenet5, lenet5-caffe"
+KNOWN = "mlp:300,100 (one number a hidden layer), cnn:32,64/128, lenet5, lenet5-caffe"
 
 _STATISTICS_ROWS = 4096  # at a time, so that no second copy of the rows is made
 
@@ -43,7 +45,8 @@ def build(
     and 16 filters of 5x5, the first padded by 2, and 120-84; ReLU and max pooling where the
     paper has tanh and trained averages. ``lenet5-caffe``, Caffe's variant for MNIST of 20 and
     50 filters and 500, 431,080 parameters; with ReLU behind each convolution, where Caffe's
-    has pooling alone.
+    has pooling alone. ``cnn:32,64/128``, see ``convolutional``. Behind any of them may stand an
+    activation and a dropout, as in ``mlp:300,100,tanh,dropout=0.2``; see ``spec_options``.
 
     Args:
         spec: see above.
@@ -63,10 +66,15 @@ def build(
     """
     if n_outputs < 1:
         raise ConfigError(f"n_outputs is {n_outputs}, expected 1 or more")
-    shape, hidden = _hidden(spec, input_shape, n_outputs)
+    architecture, options = split_options(spec)
+    shape, hidden = _hidden(architecture, input_shape, n_outputs)
     entry = Input("input", shape, units=units)
     network = sequential(
-        [*_preprocessing(scale, standardize), *hidden, *_closing(task, standardize_targets)],
+        [
+            *_preprocessing(scale, standardize),
+            *with_options(hidden, options),
+            *_closing(task, standardize_targets),
+        ],
         entry,
         output="probabilities" if task == "classification" else "output",
         task=task,
@@ -131,6 +139,8 @@ def _hidden(spec: str, input_shape: Shape, n_outputs: int) -> tuple[Shape, list[
         return input_shape, _lenet5(_image_shape(spec, input_shape, smallest=12), n_outputs)
     if spec == "lenet5-caffe":
         return input_shape, _lenet5_caffe(_image_shape(spec, input_shape, smallest=16), n_outputs)
+    if kind == "cnn":
+        return input_shape, convolutional(spec, input_shape, n_outputs)
     raise ConfigError(f"unknown architecture {spec!r}; known are {KNOWN}")
 
 
