@@ -40,10 +40,7 @@ class Worker:
 
 
 class Crew:
-    """Up to ``jobs`` workers, started when there is work; leaving the ``with`` ends them.
-
-    ``Key`` is what the caller knows an order by: the trial's number.
-    """
+    """Up to ``jobs`` workers, started when there is work; leaving the ``with`` ends them."""
 
     def __init__(self, lesson: Lesson, jobs: int) -> None:
         self._lesson = lesson
@@ -59,9 +56,9 @@ class Crew:
             worker.close()
 
     @property
-    def busy(self) -> tuple[int, ...]:
-        """The trials that are being trained."""
-        return tuple(self._busy)
+    def processes(self) -> tuple[SpawnProcess, ...]:
+        """Every process, at work or not."""
+        return tuple(worker.process for worker in (*self._idle, *self._busy.values()))
 
     @property
     def is_free(self) -> bool:

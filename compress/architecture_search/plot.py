@@ -38,6 +38,7 @@ def draw_front(report: Report, folder: Path, *, file: str = FILE) -> Path:
         _draw_latency(latency, report)
         cost.set_ylabel(_metric_label(report))
         _limit(cost, report)
+        cost.legend(loc="best", fontsize=8, title=_left_out(cost, report), title_fontsize=8)
         path = folder / file
         metadata = {"Date": None} if path.suffix == ".svg" else None
         canvas.savefig(path, metadata=metadata, dpi=150)
@@ -78,7 +79,6 @@ def _draw_cost(axes: Any, report: Report) -> None:
     )
     axes.set_xscale("log")
     axes.set_xlabel("multiply-accumulates a row")
-    axes.legend(loc="best", fontsize=8)
     axes.grid(alpha=0.25)
 
 
@@ -153,3 +153,10 @@ def _limit(axes: Any, report: Report) -> None:
         axes.set_ylim(max(0.0, min(lows) - margin), min(1.005, max(highs) + margin / 4))
     else:
         axes.set_ylim(max(0.0, min(lows) - margin / 4), max(highs) + margin)
+
+
+def _left_out(axes: Any, report: Report) -> str | None:
+    low, high = axes.get_ylim()
+    shown = [t.metric is not None and low <= t.metric <= high for t in report.trials]
+    count = shown.count(False)
+    return f"{count} worse trial{'s' * (count > 1)} not shown" if count else None

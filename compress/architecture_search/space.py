@@ -72,13 +72,14 @@ class Space:
         families: what kinds of network.
         max_parameters: the bound that each of them keeps.
         cost: parameters and multiply-accumulates of the network that a spec stands for.
-        deepest: the most hidden layers, or stages, by family, with which the bound can be kept.
+        depths: the fewest and the most hidden layers, or stages, with which the narrowest
+            network keeps the bound; by family.
     """
 
     families: tuple[Family, ...]
     max_parameters: int
     cost: Cost
-    deepest: dict[Family, int]
+    depths: dict[Family, tuple[int, int]]
 
     def draw(self, trial: Draws) -> Candidate:
         """A candidate of at most ``max_parameters``."""
@@ -99,14 +100,16 @@ class Space:
         )
 
     def _mlp(self, trial: Draws) -> Callable[[int], str]:
-        depth = trial.suggest_int("depth", 1, self.deepest["mlp"])
+        depth = trial.suggest_int("depth", *self.depths["mlp"])
         taper = trial.suggest_float("taper", LOWEST_TAPER, 1.0, log=True)
         return lambda width: mlp_spec(width, depth, taper)
 
     def _cnn(self, trial: Draws) -> Callable[[int], str]:
-        stages = trial.suggest_int("stages", 1, self.deepest["cnn"])
+        stages = trial.suggest_int("stages", *self.depths["cnn"])
         growth = trial.suggest_float("growth", 1.0, HIGHEST_GROWTH)
         dense = trial.suggest_float("dense", LOWEST_DENSE, HIGHEST_DENSE, log=True)
+        if self.cost(cnn_spec(SMALLEST, stages, growth, dense))[0] > self.max_parameters:
+            dense = LOWEST_DENSE
         return lambda channels: cnn_spec(channels, stages, growth, dense)
 
     def _widest(self, spec_of: Callable[[int], str], size: float) -> str:
@@ -130,9 +133,15 @@ class Space:
 
 
 def make_space(
-    family: Literal["mlp", "cnn", "auto"], input_shape: Shape, max_parameters: int, cost: Cost
+    family: Literal["mlp", "cnn", "auto"], input_shape: Shape, bound: int, cost: Cost
 ) -> Space:
     """The space for rows of this shape; ``auto`` tries convolutions where rows are images.
+
+    Args:
+        family: see ``Settings``.
+        input_shape: of one row.
+        bound: the parameters that no network has more of.
+        cost: see Space.
 
     Raises:
         ConfigError: not even the smallest network keeps the bound, or the rows are no images.
@@ -146,18 +155,22 @@ def make_space(
     most: dict[Family, int] = {"mlp": DEEPEST} if family != "cnn" else {}
     if family != "mlp" and stages:
         most["cnn"] = stages
-    deepest = {
-        name: _deepest(name, depth, lambda spec: cost(spec)[0] <= max_parameters)
-        for name, depth in most.items()
+    costs = {
+        name: {n: cost(_smallest(name, n))[0] for n in range(1, deepest + 1)}
+        for name, deepest in most.items()
     }
-    families = tuple(name for name, depth in deepest.items() if depth)
-    if not families:
-        specs = [_smallest(name, 1) for name in most]
-        told = ", ".join(f"{spec} with {cost(spec)[0]:,} parameters" for spec in specs)
+    depths = {
+        name: _run_to_the_last([n for n, parameters in by_depth.items() if parameters <= bound])
+        for name, by_depth in costs.items()
+        if min(by_depth.values()) <= bound
+    }
+    if not depths:
+        fewest, name, n = min((p, name, n) for name, by in costs.items() for n, p in by.items())
         raise ConfigError(
-            f"--max-params {max_parameters:,}: the smallest network that is tried is {told}"
+            f"--max-params {bound:,}: the smallest network that is tried is "
+            f"{_smallest(name, n)} with {fewest:,} parameters"
         )
-    return Space(families, max_parameters, cost, deepest)
+    return Space(tuple(depths), bound, cost, depths)
 
 
 def mlp_spec(width: int, depth: int, taper: float) -> str:
@@ -175,17 +188,19 @@ def cnn_spec(channels: int, stages: int, growth: float, dense: float) -> str:
     return f"cnn:{','.join(map(str, widths))}/{max(SMALLEST, round(dense * widths[-1]))}"
 
 
-def _deepest(family: Family, most: int, is_allowed: Callable[[str], bool]) -> int:
-    """The depth at which every shape of that family still has a network that is allowed."""
-    depths = (depth for depth in range(1, most + 1) if is_allowed(_smallest(family, depth)))
-    return max(depths, default=0)
+def _run_to_the_last(depths: list[int]) -> tuple[int, int]:
+    """The ends of the longest run of depths, without a gap, that ends with the last."""
+    lowest = highest = depths[-1]
+    while lowest - 1 in depths:
+        lowest -= 1
+    return lowest, highest
 
 
 def _smallest(family: Family, depth: int) -> str:
-    """The narrowest network of the shape that has most parameters."""
+    """The narrowest network of this depth, in the shape that then has most parameters."""
     if family == "mlp":
         return mlp_spec(SMALLEST, depth, 1.0)
-    return cnn_spec(SMALLEST, depth, HIGHEST_GROWTH, HIGHEST_DENSE)
+    return cnn_spec(SMALLEST, depth, HIGHEST_GROWTH, LOWEST_DENSE)
 
 
 def _most_stages(shape: Shape) -> int:

@@ -87,7 +87,7 @@ def command(out: Path, is_resumed: bool, as_json: bool, **options: Any) -> int:
       hlserve search --data digits --max-params 20000 --trials 80 --resume --out runs/search
       hlserve search --data houses.csv --target price --max-params 5000 --budget 10m --out runs/price
     """  # noqa: D301, E501 - click's mark for a block that keeps its lines
-    from compress.architecture_search import Effort, Settings, search
+    from compress.architecture_search.search import Effort, Settings, search
     from hlserve.datasets import load
 
     _require_folder(out)
