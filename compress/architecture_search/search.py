@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Never
@@ -109,29 +112,29 @@ def search(
         ConfigError: nothing keeps the bound, or the folder holds a search, or another one.
         DataError: the rows have no labels, or are too few.
         TrainingError: a worker died, or no network could be trained.
+        KeyboardInterrupt: Ctrl-C came before a network was trained.
     """
     labels = _labels(dataset)
     space = _space(dataset, settings)
     validation_split(len(labels), settings.validation, seed=settings.seed)  # or says why not
-    folder.mkdir(parents=True, exist_ok=True)
     identity = asdict(settings) | {"data": dataset.name, "rows": _digest(dataset.train.x, labels)}
-    journal = Journal(folder, identity, is_resumed=is_resumed)
-    with tempfile.TemporaryDirectory(prefix="hlserve-") as shared:
+    with _alone_in(folder), tempfile.TemporaryDirectory(prefix="hlserve-") as shared:
+        journal = Journal(folder, identity, is_resumed=is_resumed)
         np.save(Path(shared) / ROWS, dataset.train.x)
         np.save(Path(shared) / LABELS, labels)
         lesson = _lesson(dataset, settings, Path(shared))
         run = _Run(journal, space, effort, folder, metric_of(dataset), tell or _silence)
         ending = run.until_the_end(lesson, progress=progress)
-    report = evaluate_front(
-        journal.trials(),
-        dataset,
-        lesson,
-        folder,
-        metric=metric_of(dataset),
-        settings=identity,
-        ending=ending,
-        progress=progress,
-    )
+        report = evaluate_front(
+            journal.trials(),
+            dataset,
+            lesson,
+            folder,
+            metric=metric_of(dataset),
+            settings=identity,
+            ending=ending,
+            progress=progress,
+        )
     report.write(folder)
     return report
 
@@ -187,12 +190,17 @@ class _Run:
             finally:
                 for number in self._running:
                     self._journal.abandoned(number)
+        if ending == "interrupted" and not self._is_any_trained:
+            raise KeyboardInterrupt
         return ending
 
     @property
+    def _is_any_trained(self) -> bool:
+        return any(trial.state == "trained" for trial in self._finished)
+
+    @property
     def _is_spent(self) -> bool:
-        is_any_trained = any(trial.state == "trained" for trial in self._finished)
-        return is_any_trained and time.monotonic() >= self._stop
+        return self._is_any_trained and time.monotonic() >= self._stop
 
     def _left_s(self) -> float | None:
         """How long may be waited; at least a moment, for a first network beyond the budget."""
@@ -256,6 +264,20 @@ class _Run:
 
 
 # ----- before the first trial
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Makes the folder and keeps other searches out of it; the lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(f"--out {folder}: another search is running there") from error
+    finally:
+        os.close(descriptor)
 
 
 def _labels(dataset: Dataset) -> Array:

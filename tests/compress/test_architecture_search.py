@@ -313,6 +313,14 @@ def test_a_folder_in_use_is_refused_and_another_search_is_not_resumed(
         )
 
 
+def test_a_second_search_in_one_folder_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    def search_again(_: str) -> None:
+        with pytest.raises(ConfigError, match="another search is running there"):
+            search(dataset, SETTINGS, Effort(trials=1), tmp_path, is_resumed=True)
+
+    search(dataset, SETTINGS, Effort(trials=1), tmp_path, tell=search_again)
+
+
 def test_rows_without_labels_are_told(tmp_path: Path) -> None:
     rows = Rows({"x": np.zeros((5, 3), np.float32)})
     nothing = Dataset("rows", rows, None, None, None, None, None, "", "")
