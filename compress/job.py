@@ -27,11 +27,11 @@ from compress.search import (
 )
 from compress.session import Session
 from compress.technique import Data
-from hlserve.datasets import Rows, Task
+from hlserve.datasets import Rows
 from hlserve.errors import CompressionError, ConfigError, DataError, ModelFileError
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
-from hlserve.nn.network import Input, Network
+from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.split import validation_split
 

@@ -69,7 +69,7 @@ class Metadata:
 
     Attributes:
         inputs, outputs: in the graph's order.
-        task: ``classification``, ``regression`` or None where it is not known.
+        task: ``classification``, ``multilabel``, ``regression`` or None where it is not known.
         class_labels: one a class, in the order of the output's last axis.
         producer: what wrote the version, such as ``hlserve 0.1.0``.
         created: ISO 8601, UTC.

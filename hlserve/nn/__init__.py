@@ -16,6 +16,7 @@ Example:
 
 from hlserve.nn.architectures import build as build
 from hlserve.nn.architectures import build_for as build_for
+from hlserve.nn.augmentation import Augment as Augment
 from hlserve.nn.checkpoint import load as load
 from hlserve.nn.checkpoint import save as save
 from hlserve.nn.evaluation import Evaluation as Evaluation
@@ -24,9 +25,14 @@ from hlserve.nn.gradcheck import check_gradients as check_gradients
 from hlserve.nn.history import EpochRecord as EpochRecord
 from hlserve.nn.history import History as History
 from hlserve.nn.layer import Layer as Layer
+from hlserve.nn.losses import BinaryCrossEntropy as BinaryCrossEntropy
 from hlserve.nn.losses import CrossEntropy as CrossEntropy
+from hlserve.nn.losses import Focal as Focal
+from hlserve.nn.losses import Huber as Huber
 from hlserve.nn.losses import Loss as Loss
 from hlserve.nn.losses import MeanSquaredError as MeanSquaredError
+from hlserve.nn.losses import Quantile as Quantile
+from hlserve.nn.losses import class_weights as class_weights
 from hlserve.nn.network import Input as Input
 from hlserve.nn.network import Network as Network
 from hlserve.nn.network import Node as Node
@@ -34,10 +40,15 @@ from hlserve.nn.network import sequential as sequential
 from hlserve.nn.optimizers import SGD as SGD
 from hlserve.nn.optimizers import AdamW as AdamW
 from hlserve.nn.optimizers import Optimizer as Optimizer
+from hlserve.nn.optimizers import RMSprop as RMSprop
+from hlserve.nn.optimizers import clip_norm as clip_norm
 from hlserve.nn.param import Param as Param
 from hlserve.nn.param import QParams as QParams
 from hlserve.nn.schedules import Constant as Constant
 from hlserve.nn.schedules import Cosine as Cosine
+from hlserve.nn.schedules import OneCycle as OneCycle
+from hlserve.nn.schedules import Plateau as Plateau
 from hlserve.nn.schedules import Schedule as Schedule
+from hlserve.nn.schedules import Step as Step
 from hlserve.nn.trainer import EarlyStopping as EarlyStopping
 from hlserve.nn.trainer import fit as fit

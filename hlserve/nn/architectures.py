@@ -10,7 +10,7 @@ import numpy as np
 from hlserve.errors import ConfigError, DataError
 from hlserve.nn.convolutional import convolutional
 from hlserve.nn.layer import Layer, Shape
-from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Softmax
+from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sigmoid, Softmax
 from hlserve.nn.network import Input, Network, Task, sequential
 from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
@@ -38,7 +38,7 @@ def build(
 ) -> Network:
     """A freshly initialized network that takes raw values.
 
-    Its input is named ``input``; its output ``probabilities`` for classification, else
+    Its input is named ``input``; its output ``probabilities`` for classes and labels, else
     ``output``. ``mlp`` takes flat rows, the others (channels, height, width).
 
     Specs: ``mlp:300,100``, ReLU layers of these sizes. ``lenet5``, LeCun et al. 1998 with 6
@@ -51,13 +51,14 @@ def build(
     Args:
         spec: see above.
         input_shape: of one row of the data; ``mlp`` flattens it.
-        n_outputs: classes, or numbers to predict.
-        task: decides how the network closes.
+        n_outputs: classes, labels, or numbers to predict.
+        task: decides how the network closes: Softmax for "classification", one class a row;
+            Sigmoid for "multilabel", several yes-or-no labels a row.
         scale: what raw values are multiplied with, such as 1/255 for pixels.
         standardize: of the input's columns, instead of ``scale``.
         standardize_targets: the network closes by turning standardized predictions into the
             targets' units, so that it trains alike whatever these are.
-        class_labels: what the classes are called.
+        class_labels: what the classes or labels are called.
         units: what the raw values are.
         seed: of the starting weights.
 
@@ -76,7 +77,7 @@ def build(
             *_closing(task, standardize_targets),
         ],
         entry,
-        output="probabilities" if task == "classification" else "output",
+        output="output" if task == "regression" else "probabilities",
         task=task,
         class_labels=class_labels,
     )
@@ -102,7 +103,8 @@ def build_for(
     Args:
         spec: see ``build``.
         rows: (rows, ...), the training rows alone, so that nothing of others leaks in.
-        targets: class labels (rows,), or numbers (rows,) or (rows, outputs).
+        targets: class labels (rows,), or numbers (rows,) or (rows, outputs), 0 and 1 for
+            several labels.
         task: see ``build``, and so for what follows.
         class_labels: their number is that of the outputs; without, the highest label decides.
         units: of the raw values.
@@ -114,16 +116,15 @@ def build_for(
     """
     if len(rows) == 0 or rows.ndim < 2:
         raise DataError(f"rows have shape {rows.shape}, expected (rows, ...) and at least one")
-    is_classification = task == "classification"
     is_image = rows.dtype == np.uint8 or rows.ndim == 4
     return build(
         spec,
         input_shape=rows.shape[1:],
-        n_outputs=_n_outputs(targets, is_classification, class_labels),
+        n_outputs=_n_outputs(targets, task, class_labels),
         task=task,
         scale=_image_scale(rows) if is_image else None,
         standardize=None if is_image else _statistics(rows),
-        standardize_targets=None if is_classification else _statistics(targets),
+        standardize_targets=_statistics(targets) if task == "regression" else None,
         class_labels=class_labels,
         units=units,
         seed=seed,
@@ -202,6 +203,8 @@ def _preprocessing(scale: float | None, standardize: Statistics | None) -> list[
 def _closing(task: Task, standardize_targets: Statistics | None) -> list[Layer]:
     if task == "classification":
         return [Softmax()]
+    if task == "multilabel":
+        return [Sigmoid()]
     if standardize_targets is None:
         return []
     mean, deviation = standardize_targets
@@ -210,8 +213,8 @@ def _closing(task: Task, standardize_targets: Statistics | None) -> list[Layer]:
     return [Standardize([-m / d for m, d in pairs], [1.0 / d for _, d in pairs])]
 
 
-def _n_outputs(targets: Array, is_classification: bool, class_labels: Sequence[str] | None) -> int:
-    if not is_classification:
+def _n_outputs(targets: Array, task: Task, class_labels: Sequence[str] | None) -> int:
+    if task != "classification":
         return prod(targets.shape[1:])
     return int(targets.max()) + 1 if class_labels is None else len(class_labels)
 

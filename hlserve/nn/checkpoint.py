@@ -77,7 +77,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[InputDescription, ...]
     nodes: tuple[NodeDescription, ...]
     outputs: dict[str, str]
-    task: Literal["classification", "regression"] | None
+    task: Literal["classification", "multilabel", "regression"] | None
     class_labels: tuple[str, ...] | None
     masks: tuple[str, ...]
     qparams: dict[str, QParamsDescription]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Self, final
 
 import numpy as np
 
 from hlserve.errors import ConfigError, DataError
-from hlserve.nn.losses import Targets
+from hlserve.nn.losses import LABELS, WEIGHTS, Targets
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 from hlserve.nn.split import Indices
 from hlserve.nn.workspace import Workspace
-
-LABELS = "labels"  # among named targets: the class labels, which the metric looks at
 
 
 @final
@@ -24,7 +23,9 @@ class Examples:
     """Rows of every input and their targets, first axis first.
 
     Rows keep their type where the network takes it (pixels stay uint8, a quarter of the
-    memory); class labels are int64, other targets of the network's float type.
+    memory); class labels are int64, other targets of the network's float type. Among named
+    targets "labels" are what the metric compares with, and "weights", (rows,), say how much
+    each row counts in the loss.
 
     Attributes:
         inputs: (rows, ...) by input name, contiguous.
@@ -39,7 +40,8 @@ class Examples:
         """What fits the network, or an error that says what does not.
 
         Raises:
-            DataError: no rows, lengths that disagree, NaN or infinity, labels out of range.
+            DataError: no rows, lengths that disagree, NaN or infinity, labels out of range,
+                weights that are negative or all 0.
         """
         inputs = {
             name: _ready(f"input {name!r}", array, network.dtype)
@@ -61,6 +63,12 @@ class Examples:
     def only_targets(self) -> Array | None:
         """The targets that a metric compares with: the only ones, or those named "labels"."""
         return self.targets.get(LABELS) if isinstance(self.targets, Mapping) else self.targets
+
+    def class_ids(self, network: Network) -> Array | None:
+        """The class of every row, (rows,) int64; None where the network tells no classes apart."""
+        wanted = self.only_targets
+        is_ids = network.task == "classification" and wanted is not None and wanted.ndim == 1
+        return wanted if is_ids else None
 
     def take(self, indices: Indices, buffers: Workspace) -> tuple[dict[str, Array], Targets]:
         """Inputs and targets of these rows, in buffers that the next call uses again."""
@@ -102,14 +110,53 @@ def _ready(name: str, array: Array, dtype: np.dtype[np.generic]) -> Array:
 def _ready_target(network: Network, name: str, target: Array) -> Array:
     target = np.asarray(target)
     n_outputs = _n_outputs(network)
+    if name == WEIGHTS:
+        return _ready_weights(target, network.dtype)
     if network.task == "classification" and name == LABELS and target.ndim == 1:
         return _ready_labels(target, n_outputs, network.class_labels)
     ready = _ready(f"target {name!r}", target, network.dtype)
-    if network.task == "regression" and name == LABELS:
-        if ready.ndim not in (1, 2) or ready.size != len(ready) * n_outputs:
-            raise DataError(f"targets have shape {ready.shape}, expected (rows, {n_outputs})")
-        return ready.astype(network.dtype, copy=False).reshape(len(ready), n_outputs)
+    if name != LABELS:
+        return ready
+    if network.task == "multilabel":
+        return _ready_marks(ready, n_outputs).astype(network.dtype, copy=False)
+    if network.task == "regression":
+        return _ready_numbers(ready, n_outputs).astype(network.dtype, copy=False)
     return ready
+
+
+def _ready_weights(weights: Array, dtype: np.dtype[np.generic]) -> Array:
+    ready = _ready(f"target {WEIGHTS!r}", weights, dtype).astype(dtype, copy=False)
+    if ready.ndim != 1:
+        raise DataError(f"weights have shape {ready.shape}, expected one a row, (rows,)")
+    if ready.size and not (ready.min() >= 0 and ready.max() > 0):
+        raise DataError(
+            f"weights lie in {ready.min():g} to {ready.max():g}, expected none below 0 and one "
+            "above"
+        )
+    return ready
+
+
+def _ready_numbers(numbers: Array, n_outputs: int) -> Array:
+    columns = prod(numbers.shape[1:])
+    # Several outputs may answer one number, as the quantiles of losses.Quantile do.
+    if numbers.ndim not in (1, 2) or not columns or n_outputs % columns:
+        raise DataError(f"targets have shape {numbers.shape}, expected (rows, {n_outputs})")
+    return numbers.reshape(len(numbers), columns)
+
+
+def _ready_marks(marks: Array, n_labels: int) -> Array:
+    if marks.ndim not in (1, 2) or prod(marks.shape[1:]) != n_labels:
+        raise DataError(
+            f"targets have shape {marks.shape}, expected 0 or 1 for every label, (rows, {n_labels})"
+        )
+    marks = marks.reshape(len(marks), n_labels)
+    wrong = np.flatnonzero(~((marks == 0) | (marks == 1)).all(axis=1))
+    if wrong.size:
+        raise DataError(
+            f"row {wrong[0]} has labels {marks[wrong[0]]}, expected 0 or 1 for every label; "
+            f"{wrong.size} rows hold something else"
+        )
+    return marks
 
 
 def _ready_labels(labels: Array, n_classes: int, class_labels: tuple[str, ...] | None) -> Array:

@@ -22,7 +22,7 @@ from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.param import Array, Param, QParams
 from hlserve.nn.workspace import Workspace
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "multilabel", "regression"]
 
 
 class NetworkBackward(Protocol):

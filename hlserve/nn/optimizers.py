@@ -21,6 +21,7 @@ BLOCK = 65_536
 # them takes a slow path of the processor. What is flushed moves no parameter.
 FLUSH_EVERY = 100
 FLUSH_BELOW = 1e-25
+FLUSH_SQUARE_BELOW = 1e-36  # of squares, whose roots still count where epsilon is tiny
 
 
 class Optimizer(ABC):
@@ -183,6 +184,117 @@ class AdamW(Optimizer):
         self._mean, self._square = moments["mean"], moments["square"]
 
 
+@final
+class RMSprop(Optimizer):
+    """Steps divided by the running root of the squared gradient, as torch.optim.RMSprop.
+
+    Source: Tieleman & Hinton 2012, lecture 6.5; epsilon is added to the root, and momentum
+    gathers the divided gradients. Weight decay is L2: it is added to the gradient. Torch's
+    ``centered`` is left out.
+
+    Attributes:
+        alpha: what is kept of the running square each step.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.01,
+        *,
+        alpha: float = 0.99,
+        epsilon: float = 1e-8,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        _require("RMSprop", "learning_rate", learning_rate, low=0.0)
+        _require("RMSprop", "alpha", alpha, low=0.0, below=1.0)
+        _require("RMSprop", "momentum", momentum, low=0.0, below=1.0)
+        _require("RMSprop", "weight_decay", weight_decay, low=0.0)
+        if not epsilon > 0:
+            raise ConfigError(f"RMSprop: epsilon is {epsilon}, expected above 0")
+        self.learning_rate = learning_rate
+        self.alpha = alpha
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self._steps = 0
+        self._square: Array | None = None
+        self._velocity: Array | None = None
+        self._buffers = Workspace()
+
+    def step(self, value: Array, grad: Array, *, rate_factor: float = 1.0) -> None:
+        """See Optimizer."""
+        square = self._square = _moment(self._square, value, "RMSprop")
+        if self.momentum:
+            self._velocity = _moment(self._velocity, value, "RMSprop")
+        self._steps += 1
+        rate = self.learning_rate * rate_factor
+        scratch = self._buffers.empty("block", (min(BLOCK, value.size),), value.dtype)
+        for block in _blocks(value.size):
+            p, g, v = value[block], grad[block], square[block]
+            t = scratch[: p.size]
+            if self.weight_decay:
+                g += np.multiply(p, self.weight_decay, out=t)
+            np.multiply(g, g, out=t)
+            t *= 1.0 - self.alpha
+            v *= self.alpha
+            v += t
+            np.sqrt(v, out=t)
+            t += self.epsilon
+            np.divide(g, t, out=t)
+            is_flushing = self._steps % FLUSH_EVERY == 0
+            if self._velocity is not None:
+                u = self._velocity[block]
+                u *= self.momentum
+                u += t
+                if is_flushing:
+                    _flush(u, t)
+                np.copyto(t, u)
+            t *= rate
+            p -= t
+            if is_flushing:
+                _flush(v, t, FLUSH_SQUARE_BELOW)
+
+    def state(self) -> dict[str, Array]:
+        """See Optimizer."""
+        steps = np.array(self._steps)
+        return _copies({"steps": steps, "square": self._square, "velocity": self._velocity})
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """See Optimizer."""
+        names = ("square", "velocity") if self.momentum else ("square",)
+        moments = _moments_of(state, names, "RMSprop")
+        self._steps = int(state["steps"])
+        self._square, self._velocity = moments["square"], moments.get("velocity")
+
+
+def clip_norm(grad: Array, limit: float) -> float:
+    """Shortens a gradient to the Euclidean norm ``limit`` in place; answers the norm before.
+
+    As torch.nn.utils.clip_grad_norm_, without the 1e-6 that it adds to the norm. A gradient
+    that is NaN or infinite stays as it is, for whoever looks for what diverged.
+
+    Shapes: grad (parameters,), flat and contiguous.
+
+    Raises:
+        ConfigError: ``limit`` is not above 0.
+    """
+    if not limit > 0:
+        raise ConfigError(f"clip_norm: limit is {limit}, expected above 0")
+    with np.errstate(over="ignore"):
+        norm = math.sqrt(sum(_sum_of_squares(grad[block]) for block in _blocks(grad.size)))
+    if math.isfinite(norm) and norm > limit:
+        grad *= limit / norm
+    return norm
+
+
+def _sum_of_squares(block: Array) -> float:
+    total = float(np.dot(block, block))
+    if math.isfinite(total):
+        return total
+    # float32 overflows from 1.8e19 on; einsum casts a few thousand elements at a time.
+    return float(np.einsum("i,i->", block, block, dtype=np.float64))
+
+
 def _blocks(size: int) -> Iterator[slice]:
     for start in range(0, size, BLOCK):
         yield slice(start, min(start + BLOCK, size))
@@ -199,9 +311,9 @@ def _moment(moment: Array | None, value: Array, optimizer: str) -> Array:
     return moment
 
 
-def _flush(moment: Array, scratch: Array) -> None:
+def _flush(moment: Array, scratch: Array, below: float = FLUSH_BELOW) -> None:
     np.abs(moment, out=scratch)
-    np.copyto(moment, 0, where=scratch < FLUSH_BELOW)
+    np.copyto(moment, 0, where=scratch < below)
 
 
 def _copies(state: Mapping[str, Array | None]) -> dict[str, Array]:

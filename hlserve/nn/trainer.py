@@ -114,7 +114,8 @@ def fit(
         _plan(len(training), epochs, batch_size, seed),
     )
     best = _Best(network)
-    history = History(metric=metric_of(network, examples)[0])
+    metric = metric_of(network, examples)
+    history = History(metric=None if metric is None else metric.name)
     bar = tqdm(total=run.n_steps, unit="step", disable=None if progress else True)
     with bar, threadpool_limits(limits=threads, user_api="blas"):
         try:
@@ -265,7 +266,7 @@ def _divide(
     validation: tuple[Rows, Targets] | float | None,
     seed: int,
 ) -> tuple[Part, Part | None]:
-    labels = examples.only_targets if metric_of(network, examples)[0] == "accuracy" else None
+    labels = examples.class_ids(network)
     if labels is not None:
         require_several_classes(labels, network.class_labels)
     everything = Part(examples, np.arange(len(examples)))
