@@ -37,6 +37,9 @@ class Worker:
         self.connection.close()
         self.process.terminate()
         self.process.join(_LEAVE_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
 
 class Crew:

@@ -21,12 +21,13 @@ from compress.architecture_search.evaluation import evaluate_front
 from compress.architecture_search.front import front
 from compress.architecture_search.journal import Journal, Running
 from compress.architecture_search.report import Report
-from compress.architecture_search.space import Space, make_space
+from compress.architecture_search.space import SMALLEST, Space, make_space
 from compress.architecture_search.stopping import is_hopeless
 from compress.architecture_search.worker import (
     LABELS,
     ROWS,
     Epoch,
+    Failed,
     Lesson,
     Message,
     Order,
@@ -36,8 +37,10 @@ from compress.architecture_search.worker import (
 )
 from compress.metric import ACCURACY, MAE, Metric
 from hlserve.datasets import Dataset
-from hlserve.errors import ConfigError, DataError
+from hlserve.errors import ConfigError, DataError, TrainingError
 from hlserve.nn.architectures import build
+from hlserve.nn.examples import Examples, require_several_classes
+from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 from hlserve.nn.split import validation_split
 
@@ -116,7 +119,7 @@ def search(
     """
     labels = _labels(dataset)
     space = _space(dataset, settings)
-    validation_split(len(labels), settings.validation, seed=settings.seed)  # or says why not
+    _require_trainable(dataset, settings)
     identity = asdict(settings) | {"data": dataset.name, "rows": _digest(dataset.train.x, labels)}
     with _alone_in(folder), tempfile.TemporaryDirectory(prefix="hlserve-") as shared:
         journal = Journal(folder, identity, is_resumed=is_resumed)
@@ -178,6 +181,7 @@ class _Run:
         ending = "all trials"
         with bar, Crew(lesson, self._effort.jobs) as crew:
             try:
+                self._drop_dominated()  # an interrupted run may have left one
                 self._show_best(bar)
                 while self._fill(crew):
                     for number, message in crew.messages(self._left_s()):
@@ -231,8 +235,11 @@ class _Run:
                 self._journal.trained(trial, self._score(metric), seconds)
             case Stopped(reason=reason):
                 self._journal.stopped(trial, seconds, reason)
+            case Failed(reason=reason):
+                self._journal.abandoned(number)
+                raise TrainingError(f"trial {number}, {trial.candidate.spec}: {reason}")
         self._finished = self._journal.trials()
-        self._drop_dominated(number)
+        self._drop_dominated()
         self._tell(self._line(number))
         bar.update()
         self._show_best(bar)
@@ -240,13 +247,14 @@ class _Run:
     def _score(self, metric: float) -> float:
         return metric if self._metric.higher_is_better else -metric
 
-    def _drop_dominated(self, number: int) -> None:
+    def _drop_dominated(self) -> None:
         """What is dominated once stays so: its checkpoint will never be asked for."""
         trained = [trial for trial in self._finished if trial.state == "trained"]
-        kept = {trial.number for trial in front(trained)}
-        for trial in trained:
-            if trial.number not in kept:
-                (self._folder / file_name(trial.number)).unlink(missing_ok=True)
+        kept = {file_name(trial.number) for trial in front(trained)}
+        kept |= {file_name(number) for number in self._running}
+        for file in self._folder.glob(file_name("[0-9]*")):
+            if file.stem.isdecimal() and file.name not in kept:
+                file.unlink()
 
     def _line(self, number: int) -> str:
         (trial,) = (t for t in self._finished if t.number == number)
@@ -288,19 +296,39 @@ def _labels(dataset: Dataset) -> Array:
 
 
 def _space(dataset: Dataset, settings: Settings) -> Space:
-    labels, task = _labels(dataset), dataset.task
-    assert task is not None
-    shape = dataset.train.x.shape[1:]
-    n_outputs = 1 if labels.ndim == 1 else labels.shape[1]
-    if task == "classification":
-        known = dataset.class_labels
-        n_outputs = int(labels.max()) + 1 if known is None else len(known)
-
     def cost(spec: str) -> tuple[int, int]:
-        network = build(spec, input_shape=shape, n_outputs=n_outputs, task=task)
+        network = _built(spec, dataset)
         return network.n_parameters, network.macs()
 
-    return make_space(settings.family, shape, settings.max_parameters, cost)
+    return make_space(settings.family, dataset.train.x.shape[1:], settings.max_parameters, cost)
+
+
+def _built(spec: str, dataset: Dataset) -> Network:
+    """A network for these rows, but for what preprocessing learns from them."""
+    labels, task, known = _labels(dataset), dataset.task, dataset.class_labels
+    assert task is not None  # there are labels
+    n_outputs = 1 if labels.ndim == 1 else labels.shape[1]
+    if task == "classification":
+        n_outputs = int(labels.max()) + 1 if known is None else len(known)
+    return build(
+        spec,
+        input_shape=dataset.train.x.shape[1:],
+        n_outputs=n_outputs,
+        task=task,
+        class_labels=known,
+    )
+
+
+def _require_trainable(dataset: Dataset, settings: Settings) -> None:
+    """Finds out before the work what is wrong with the rows."""
+    labels = _labels(dataset)
+    validation_split(len(labels), settings.validation, seed=settings.seed)
+    network = _built(f"mlp:{SMALLEST}", dataset)
+    Examples.checked(network, dataset.train.x, labels)
+    if dataset.task == "classification":
+        require_several_classes(labels, network.class_labels)
+    if dataset.test is not None and dataset.test.y is not None:
+        Examples.checked(network, dataset.test.x, dataset.test.y)
 
 
 def _lesson(dataset: Dataset, settings: Settings, rows: Path) -> Lesson:

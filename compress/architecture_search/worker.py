@@ -15,7 +15,7 @@ import numpy as np
 
 from compress.architecture_search.space import Candidate
 from hlserve.datasets import Task
-from hlserve.errors import DivergenceError
+from hlserve.errors import DivergenceError, HlserveError
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
 from hlserve.nn.history import EpochRecord
@@ -83,7 +83,14 @@ class Stopped:
     reason: str
 
 
-Message = Epoch | Trained | Stopped
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A candidate cannot be trained at all, which is no news about it but a mistake."""
+
+    reason: str
+
+
+Message = Epoch | Trained | Stopped | Failed
 
 
 def work(connection: Connection, lesson: Lesson) -> None:
@@ -96,7 +103,7 @@ def work(connection: Connection, lesson: Lesson) -> None:
             connection.send(_train(order, lesson, x, y, connection))
 
 
-def file_name(number: int) -> str:
+def file_name(number: int | str) -> str:
     """The checkpoint of a trial."""
     return f"{number}.safetensors"
 
@@ -137,6 +144,10 @@ def _train(order: Order, lesson: Lesson, x: Array, y: Array, connection: Connect
         return Stopped("behind the median of networks that cost no more")
     except DivergenceError as error:
         return Stopped(str(error))
+    except HlserveError as error:
+        return Failed(str(error))
+    if history.is_interrupted:  # what is trained by half is not written down
+        return Failed("its process was told to end")
     checkpoint.save(network, order.file, history=history, extra={"architecture": candidate.spec})
     best = history.best
     assert best is not None

@@ -174,7 +174,7 @@ def _as_text(report: Report, out: Path, options: dict[str, Any]) -> str:
             f"{named} on {n_rows:,} validation rows, which chose; 95 % intervals"
             + ("" if report.front[0].test else "; the data has no test rows, so these flatter"),
             *_recommendation(report, options),
-            f"saved {out}/: search.json, front.svg, the front's checkpoints",
+            f"saved {out}/: search.json, the front's checkpoints and picture",
         ]
     )
 

@@ -21,7 +21,16 @@ from compress.architecture_search.report import Report
 from compress.architecture_search.search import Effort, Settings, search
 from compress.architecture_search.space import Candidate, make_space
 from compress.architecture_search.stopping import FEWEST_PEERS, PATIENCE, is_hopeless
-from compress.architecture_search.worker import LABELS, ROWS, Lesson, Order
+from compress.architecture_search.worker import (
+    LABELS,
+    ROWS,
+    Epoch,
+    Failed,
+    Lesson,
+    Order,
+    Stopped,
+    Trained,
+)
 from compress.metric import ACCURACY, MAE
 from hlserve.datasets import Dataset, Rows
 from hlserve.errors import ConfigError, DataError, TrainingError
@@ -287,8 +296,12 @@ def test_half_a_line_of_a_killed_process_does_no_harm(
     search(dataset, SETTINGS, Effort(trials=2), tmp_path)
     with (tmp_path / JOURNAL).open("ab") as journal:
         journal.write(b'{"op_code":4,"worker')
+    (tmp_path / "2.safetensors").touch()  # and a checkpoint that no trial was told of
+    (tmp_path / "mine.safetensors").touch()
     report = search(dataset, SETTINGS, Effort(trials=12), tmp_path, is_resumed=True)
     assert told(report) == told(whole)
+    kept = {file.name for file in tmp_path.glob("*.safetensors")}
+    assert kept == {"mine.safetensors"} | {network.file for network in report.front}
 
 
 # ----- what goes wrong
@@ -321,6 +334,24 @@ def test_a_second_search_in_one_folder_is_refused(dataset: Dataset, tmp_path: Pa
     search(dataset, SETTINGS, Effort(trials=1), tmp_path, tell=search_again)
 
 
+def test_rows_that_cannot_be_trained_on_are_told_before_the_work(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    x = dataset.train.x.copy()
+    x[7, 0] = np.nan
+    with pytest.raises(DataError, match="row 7 holds NaN"):
+        search(
+            dataclasses.replace(dataset, train=Rows({"x": x}, dataset.train.y)),
+            SETTINGS,
+            Effort(),
+            tmp_path,
+        )
+    alike = Rows({"x": dataset.train.x}, np.ones(400, np.int64))
+    with pytest.raises(DataError, match="every row has class 1"):
+        search(dataclasses.replace(dataset, train=alike), SETTINGS, Effort(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_without_labels_are_told(tmp_path: Path) -> None:
     rows = Rows({"x": np.zeros((5, 3), np.float32)})
     nothing = Dataset("rows", rows, None, None, None, None, None, "", "")
@@ -334,10 +365,15 @@ def test_an_effort_of_nothing_is_told(wrong: dict[str, int]) -> None:
         Effort(**wrong)
 
 
-def test_a_worker_that_dies_is_told(dataset: Dataset, tmp_path: Path) -> None:
+@pytest.fixture
+def lesson(dataset: Dataset, tmp_path: Path) -> Lesson:
+    """A training that would take forever."""
     np.save(tmp_path / ROWS, dataset.train.x)
     np.save(tmp_path / LABELS, dataset.train.y)
-    lesson = Lesson(tmp_path, "classification", None, None, 0.2, 1000, 0)
+    return Lesson(tmp_path, "classification", None, None, 0.2, 10**6, 0)
+
+
+def test_a_worker_that_dies_is_told(lesson: Lesson, tmp_path: Path) -> None:
     with Crew(lesson, jobs=1) as crew:
         crew.start(3, Order(Candidate("mlp:4", 0.01, 0.01), tmp_path / "3.safetensors"))
         (number, _epoch), *_ = crew.messages(None)
@@ -347,10 +383,48 @@ def test_a_worker_that_dies_is_told(dataset: Dataset, tmp_path: Path) -> None:
             list(crew.messages(None))
 
 
-def test_leaving_a_crew_ends_its_processes(dataset: Dataset, tmp_path: Path) -> None:
-    np.save(tmp_path / ROWS, dataset.train.x)
-    np.save(tmp_path / LABELS, dataset.train.y)
-    lesson = Lesson(tmp_path, "classification", None, None, 0.2, 10**6, 0)
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        (Candidate("mlp:4", 1e30, 0.0), Stopped("is the first whose output is not finite")),
+        (Candidate("forest", 0.01, 0.0), Failed("unknown architecture 'forest'")),
+    ],
+)
+def test_a_worker_tells_why_it_gives_up_and_takes_the_next_order(
+    candidate: Candidate, expected: Stopped | Failed, lesson: Lesson
+) -> None:
+    with Crew(dataclasses.replace(lesson, epochs=2), jobs=1) as crew:
+        for order in (candidate, Candidate("mlp:4", 0.01, 0.01)):
+            crew.start(0, Order(order, lesson.rows / "0.safetensors"))
+            message = last_message(crew)
+            crew.release(0)
+            if order is candidate:
+                assert isinstance(message, type(expected))
+                assert expected.reason in message.reason
+        assert isinstance(message, Trained)
+        assert len(crew.processes) == 1
+
+
+def last_message(crew: Crew) -> object:
+    while True:
+        ((number, message),) = crew.messages(None)
+        if not isinstance(message, Epoch):
+            return message
+        crew.answer(number, go_on=True)
+
+
+def test_a_worker_that_is_told_no_stops(lesson: Lesson) -> None:
+    with Crew(lesson, jobs=1) as crew:
+        crew.start(0, Order(Candidate("mlp:4", 0.01, 0.01), lesson.rows / "0.safetensors"))
+        ((_, message),) = crew.messages(None)
+        assert isinstance(message, Epoch)
+        crew.answer(0, go_on=False)
+        ((_, message),) = crew.messages(None)
+        assert message == Stopped("behind the median of networks that cost no more")
+    assert not list(lesson.rows.glob("*.safetensors"))
+
+
+def test_leaving_a_crew_ends_its_processes(lesson: Lesson, tmp_path: Path) -> None:
     with Crew(lesson, jobs=2) as crew:
         for number in range(2):
             file = tmp_path / f"{number}.safetensors"
