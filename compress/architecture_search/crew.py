@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Self
@@ -25,6 +26,8 @@ class Worker:
             target=work, args=(theirs, lesson), daemon=True
         )
         # Ctrl-C is for us alone: a process started while the signal is blocked keeps it so.
+        # The first start would unblock it, by starting the tracker too; so that comes before.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
@@ -34,12 +37,12 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""
-        self.connection.close()
         self.process.terminate()
         self.process.join(_LEAVE_S)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+        self.connection.close()  # last: a worker would leave by this way too, at the same time
 
 
 class Crew:

@@ -77,8 +77,7 @@ def _draw_cost(axes: Any, report: Report) -> None:
         zorder=4,
         label=f"recommended: {chosen.architecture}",
     )
-    axes.set_xscale("log")
-    axes.set_xlabel("multiply-accumulates a row")
+    _scale(axes, "multiply-accumulates a row")
     axes.grid(alpha=0.25)
 
 
@@ -103,8 +102,7 @@ def _draw_latency(axes: Any, report: Report) -> None:
         linewidths=1.8,
         zorder=4,
     )
-    axes.set_xscale("log")
-    axes.set_xlabel("latency in ONNX Runtime, one thread, p50 (µs)")
+    _scale(axes, "latency in ONNX Runtime, one thread, p50 (µs)")
     axes.legend(loc="best", fontsize=8)
     axes.grid(alpha=0.25)
 
@@ -132,6 +130,20 @@ def _points(
         label=label,
         zorder=3,
     )
+
+
+def _scale(axes: Any, label: str) -> None:
+    """Logarithmic, with plain numbers, enough of them for less than a decade too."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_xlabel(label)
+    low, high = axes.get_xlim()
+    steps = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+    locator = MaxNLocator(5) if high < 10 * low else LogLocator(subs=steps)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _chosen(report: Report) -> FrontNetwork:

@@ -7,6 +7,7 @@ Rows are read from files, mapped into memory, so that all workers share them.
 from __future__ import annotations
 
 import contextlib
+import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -94,7 +95,8 @@ Message = Epoch | Trained | Stopped | Failed
 
 
 def work(connection: Connection, lesson: Lesson) -> None:
-    """Takes orders until the other end of the pipe is closed."""
+    """Takes orders until the other end of the pipe is closed, or SIGTERM comes."""
+    signal.signal(signal.SIGTERM, _leave)  # else semaphores of libraries would be left behind
     x = np.load(lesson.rows / ROWS, mmap_mode="r")
     y = np.load(lesson.rows / LABELS, mmap_mode="r")
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -112,6 +114,10 @@ def split(lesson: Lesson, y: Array) -> tuple[Indices, Indices]:
     """The rows that are trained on and those that validate, as ``fit`` divides them."""
     labels = np.asarray(y) if lesson.task == "classification" else None
     return validation_split(len(y), lesson.validation, seed=lesson.seed, labels=labels)
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit
 
 
 class _UnwantedError(Exception):

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import re
 import signal
 from pathlib import Path
 from xml.etree import ElementTree
@@ -430,6 +431,11 @@ def test_leaving_a_crew_ends_its_processes(lesson: Lesson, tmp_path: Path) -> No
             file = tmp_path / f"{number}.safetensors"
             crew.start(number, Order(Candidate("mlp:4", 0.01, 0.01), file))
         assert not crew.is_free
+        for process in crew.processes:
+            assert process.pid is not None
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            (blocked,) = re.findall(r"^SigBlk:\s*(\w+)$", status, re.M)
+            assert int(blocked, 16) & 1 << signal.SIGINT - 1  # Ctrl-C is not for workers
         assert all(process.is_alive() for process in crew.processes)
     assert not any(process.is_alive() for process in crew.processes)
 
