@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.architecture_search.front import behind_best, front, recommended
+from compress.architecture_search.front import Behind, behind_best, front, recommended
 from compress.architecture_search.journal import Trial
 from compress.architecture_search.report import (
     RULE,
@@ -71,26 +71,17 @@ def evaluate_front(
     behind = {f.trial.number: behind_best(metric, best, f.per_row) for f in finalists}
     chosen = recommended(behind, {f.trial.number: f.trial.macs for f in finalists})
     latencies = _latencies(finalists, dataset.train.x, progress=progress)
-    networks = []
-    for finalist in finalists:
-        number, candidate = finalist.trial.number, finalist.trial.candidate
-        networks.append(
-            FrontNetwork(
-                trial=number,
-                architecture=candidate.spec,
-                learning_rate=candidate.learning_rate,
-                weight_decay=candidate.weight_decay,
-                epochs=len(finalist.trial.curve),
-                parameters=finalist.trial.parameters,
-                macs=finalist.trial.macs,
-                file=file_name(number),
-                train_options=_train_options(candidate, lesson),
-                validation=_figure(finalist.per_row, metric),
-                behind_best=behind[number],
-                latency_us=latencies[number],
-                test=_test(finalist.network, dataset.test, metric),
-            )
+    networks = [
+        _told(
+            finalist,
+            metric=metric,
+            behind=behind[finalist.trial.number],
+            latency_us=latencies[finalist.trial.number],
+            test=_test(finalist.network, dataset.test, metric),
+            train_options=_train_options(finalist.trial.candidate, lesson),
         )
+        for finalist in finalists
+    ]
     return Report(
         settings=dict(settings),
         metric=metric.name,
@@ -159,6 +150,33 @@ def _figure(per_row: PerRow, metric: Metric) -> Figure:
     else:
         low, high = mean_interval(per_row)
     return Figure(n, float(per_row.mean()), low, high)
+
+
+def _told(
+    finalist: _Finalist,
+    *,
+    metric: Metric,
+    behind: Behind,
+    latency_us: dict[str, float],
+    test: Figure | None,
+    train_options: str,
+) -> FrontNetwork:
+    trial = finalist.trial
+    return FrontNetwork(
+        trial=trial.number,
+        architecture=trial.candidate.spec,
+        learning_rate=trial.candidate.learning_rate,
+        weight_decay=trial.candidate.weight_decay,
+        epochs=len(trial.curve),
+        parameters=trial.parameters,
+        macs=trial.macs,
+        file=file_name(trial.number),
+        train_options=train_options,
+        validation=_figure(finalist.per_row, metric),
+        behind_best=behind,
+        latency_us=latency_us,
+        test=test,
+    )
 
 
 def _train_options(candidate: Candidate, lesson: Lesson) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Never
+from typing import Any, Literal, Never
 
 import numpy as np
 from tqdm import tqdm
@@ -42,6 +42,7 @@ from hlserve.nn.architectures import build
 from hlserve.nn.examples import Examples, require_several_classes
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
+from hlserve.nn.spec_options import ACTIVATIONS
 from hlserve.nn.split import validation_split
 
 Tell = Callable[[str], None]
@@ -120,7 +121,7 @@ def search(
     labels = _labels(dataset)
     space = _space(dataset, settings)
     _require_trainable(dataset, settings)
-    identity = asdict(settings) | {"data": dataset.name, "rows": _digest(dataset.train.x, labels)}
+    identity = _identity(dataset, settings)
     with _alone_in(folder), tempfile.TemporaryDirectory(prefix="hlserve-") as shared:
         journal = Journal(folder, identity, is_resumed=is_resumed)
         np.save(Path(shared) / ROWS, dataset.train.x)
@@ -342,6 +343,16 @@ def _lesson(dataset: Dataset, settings: Settings, rows: Path) -> Lesson:
         epochs=settings.epochs,
         seed=settings.seed,
     )
+
+
+def _identity(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    """What must be the same for a search to go on: the settings, the rows, and what is drawn."""
+    facts = {
+        "data": dataset.name,
+        "rows": _digest(dataset.train.x, _labels(dataset)),
+        "activations": list(ACTIVATIONS),
+    }
+    return asdict(settings) | facts
 
 
 def _digest(*arrays: Array) -> str:

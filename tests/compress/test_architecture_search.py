@@ -37,6 +37,7 @@ from hlserve.datasets import Dataset, Rows
 from hlserve.errors import ConfigError, DataError, TrainingError
 from hlserve.nn import build, checkpoint, evaluate
 from hlserve.nn.split import validation_split
+from hlserve.nn.trainer import LEARNING_RATE
 
 SETTINGS = Settings(max_parameters=400, family="mlp", epochs=4)
 
@@ -202,6 +203,10 @@ def test_every_trial_keeps_the_bound_and_is_told(found: tuple[Report, Path]) -> 
     assert len(report.trials) == 12
     assert max(t.parameters for t in report.trials) <= SETTINGS.max_parameters
     assert report.ending == "all trials"
+    first = report.trials[0]  # the trainer's defaults, and about as large as is allowed
+    assert (first.learning_rate, first.weight_decay) == (LEARNING_RATE, 0.01)
+    assert re.fullmatch(r"mlp:[\d,]+", first.architecture)
+    assert first.parameters > 0.8 * SETTINGS.max_parameters
     read = msgspec.json.decode((folder / "search.json").read_bytes(), type=Report)
     assert read == report
     assert read.schema_version == 1
