@@ -14,6 +14,7 @@ from hlserve.errors import BoundNotMetError, ConfigError, HlserveError
 # verb -> module under hlserve.cli; every module holds a click command named ``command``.
 VERBS = {
     "train": "train",
+    "search": "search",
     "compress": "compress",
     "serve": "serve",
     "publish": "publish",

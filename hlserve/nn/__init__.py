@@ -19,6 +19,8 @@ from hlserve.nn.architectures import build_for as build_for
 from hlserve.nn.augmentation import Augment as Augment
 from hlserve.nn.checkpoint import load as load
 from hlserve.nn.checkpoint import save as save
+from hlserve.nn.estimator import NetworkClassifier as NetworkClassifier
+from hlserve.nn.estimator import NetworkRegressor as NetworkRegressor
 from hlserve.nn.evaluation import Evaluation as Evaluation
 from hlserve.nn.evaluation import evaluate as evaluate
 from hlserve.nn.gradcheck import check_gradients as check_gradients

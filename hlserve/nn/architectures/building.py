@@ -15,10 +15,11 @@ from hlserve.nn.architectures.lenet import LENET5, LENET5_CAFFE
 from hlserve.nn.architectures.recurrent import RECURRENT
 from hlserve.nn.architectures.residual import RESNET
 from hlserve.nn.layer import Layer, Shape
-from hlserve.nn.layers import Sigmoid, Softmax
+from hlserve.nn.layers import Dropout, Linear, Sigmoid, Softmax
 from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
+from hlserve.nn.spec_options import SpecOptions, split_options
 
 FAMILIES: tuple[Family, ...] = (
     MLP,
@@ -61,6 +62,9 @@ def build(
     has pooling alone. ``cnn:32,64/128``, stages of 3x3 convolution, batch normalization, ReLU
     and pooling with these numbers of filters, then dense layers. ``resnet:8`` (14, 20, ...),
     residual blocks with 16, 32 and 64 filters behind a stem of stride 2 (He et al. 2016).
+    ``lstm:128``, ``gru:64,64``, ``rnn:64``, ``bilstm:64``, ...: recurrent layers of these sizes.
+    Behind any of them may stand an activation and a dropout, as in
+    ``mlp:300,100,tanh,dropout=0.2``; see ``spec_options``.
 
     Args:
         spec: see above.
@@ -80,11 +84,14 @@ def build(
     Raises:
         ConfigError: the spec is unknown, or does not fit rows of this shape.
     """
-    wanted = _spec(spec, input_shape, n_outputs)
+    architecture, options = split_options(spec)
+    wanted = _spec(architecture, input_shape, n_outputs)
     family, draft = _family(wanted), Draft()
     value = draft.input(Input("input", family.row_shape(wanted), family.dtype, units))
     value = draft.chain(_preprocessing(scale, standardize), value)
+    n_ahead = len(draft.nodes)
     value = family.hidden(wanted, draft, value)
+    draft, value = _with_options(draft, n_ahead, value, options)
     value = draft.chain(_closing(task, standardize_targets), value)
     network = Network(
         draft.inputs,
@@ -129,7 +136,7 @@ def build_for(
     if len(rows) == 0 or rows.ndim < 2:
         raise DataError(f"rows have shape {rows.shape}, expected (rows, ...) and at least one")
     n_outputs = _n_outputs(targets, task, class_labels)
-    wanted = _spec(spec, rows.shape[1:], n_outputs)
+    wanted = _spec(split_options(spec)[0], rows.shape[1:], n_outputs)
     family = _family(wanted)
     takes_numbers = family.dtype == "float32"
     is_image = rows.dtype == np.uint8 or rows.ndim == 4
@@ -160,6 +167,27 @@ def _family(spec: Spec) -> Family:
         if family.kind == spec.kind:
             return family
     raise ConfigError(f"unknown architecture {spec.text!r}; known are {KNOWN}")
+
+
+def _with_options(
+    draft: Draft, n_ahead: int, value: str, options: SpecOptions
+) -> tuple[Draft, str]:
+    """The draft with another activation, and dropout ahead of dense layers; and its value.
+
+    The first ``n_ahead`` nodes stay as they are.
+    """
+    if options == SpecOptions():
+        return draft, value
+    varied = Draft(list(draft.inputs), list(draft.nodes[:n_ahead]))
+    names: dict[str, str] = {}
+    is_behind_another = False
+    for node in draft.nodes[n_ahead:]:
+        sources = [names.get(source, source) for source in node.inputs]
+        if options.dropout and is_behind_another and isinstance(node.layer, Linear):
+            sources = [varied.add(Dropout(options.dropout), *sources)]
+        names[node.name] = varied.add(options.in_place_of(node.layer), *sources)
+        is_behind_another = is_behind_another or bool(node.layer.params())
+    return varied, names[value]
 
 
 def _preprocessing(scale: float | None, standardize: Statistics | None) -> list[Layer]:
