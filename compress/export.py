@@ -130,7 +130,7 @@ class OnnxGraph:
 
     def constant(self, array: Array, hint: str) -> str:
         """See GraphBuilder."""
-        value = np.ascontiguousarray(array)
+        value = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._initializers:
             self._initializers[key] = numpy_helper.from_array(value, self._fresh(hint))

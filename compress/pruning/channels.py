@@ -12,7 +12,7 @@ from compress.pruning.importance import Importance, unit_scores
 from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.channels import Binding
-from hlserve.nn.layers import Conv2d
+from hlserve.nn.layers import Conv1d, Conv2d
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -98,7 +98,7 @@ def _groups(
     convolved = {
         id(param)
         for node in network.nodes
-        if isinstance(node.layer, Conv2d)
+        if isinstance(node.layer, Conv1d | Conv2d)
         for param in node.layer.params().values()
     }
     groups: dict[tuple[int, ...], None] = {}

@@ -4,10 +4,12 @@ A layer with weights becomes one integer operator if its input, its weights and,
 convolution, its output are quantized with nothing between them but what the runtime fuses:
 
 1. A ReLU that alone reads a layer's output belongs to the layer: the quantizer stands behind it.
-2. Layers that only move numbers (pooling by maximum, reshaping) pass integers through: they are
+2. What adds, joins or averages integers (Add, Concat, average pooling) is one too, if all that it
+   reads is quantized; a ReLU behind it belongs to it as well.
+3. Layers that only move numbers (pooling by maximum, reshaping) pass integers through: they are
    quantized behind as they were before.
-3. The input of the first layer with weights is quantized behind the preprocessing.
-4. Everything else, such as the closing Softmax, stays in floats; a Linear hands it floats itself.
+4. The input of the first layer with weights is quantized behind the preprocessing.
+5. Everything else, such as the closing Softmax, stays in floats; a Linear hands it floats itself.
 """
 
 from __future__ import annotations
@@ -15,10 +17,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.technique import Kinds
-from hlserve.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Reshape
+from hlserve.nn.layers import (
+    Add,
+    AvgPool1d,
+    AvgPool2d,
+    Concat,
+    Conv1d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    ReLU,
+    Reshape,
+)
 from hlserve.nn.network import Network, Node
 
-_PASSES_INTEGERS = (Flatten, MaxPool2d, Reshape)
+_CONVOLUTIONS = (Conv1d, Conv2d)
+_COMPUTES_IN_INTEGERS = (Add, AvgPool1d, AvgPool2d, Concat, GlobalAvgPool)
+_PASSES_INTEGERS = (Flatten, MaxPool1d, MaxPool2d, Reshape)
 _NOTHING_ON_EXPORT = (Dropout,)
 
 
@@ -54,15 +73,18 @@ def place(network: Network, kinds: Kinds = "all") -> Placement:
     layers: dict[str, str] = {}
     values: dict[str, str] = {}
     for node in network.nodes:
-        if not isinstance(node.layer, Linear | Conv2d):
+        if not isinstance(node.layer, (Linear, *_CONVOLUTIONS)):
             continue
         path = _path_up(nodes, node.inputs[0])
         layers[node.name] = path[-1]
         values.update(dict.fromkeys(path, path[-1]))
     for name in layers:
-        if isinstance(nodes[name].layer, Conv2d):
+        if isinstance(nodes[name].layer, _CONVOLUTIONS):
             last = _last_of_island(network, name)
             values.setdefault(last, last)
+    for node in network.nodes:
+        if isinstance(node.layer, _COMPUTES_IN_INTEGERS):
+            _join(network, node, nodes, values)
     return Placement(layers, {v: s for v, s in values.items() if not _is_nothing(nodes.get(v))})
 
 
@@ -74,6 +96,17 @@ def _path_up(nodes: dict[str, Node], name: str) -> list[str]:
         path.append(node.inputs[0])
         node = nodes.get(node.inputs[0])
     return path
+
+
+def _join(network: Network, node: Node, nodes: dict[str, Node], values: dict[str, str]) -> None:
+    """Quantizes what the node puts out, if all that it reads is quantized already."""
+    paths = [_path_up(nodes, name) for name in node.inputs]
+    if not all(path[-1] in values for path in paths):
+        return
+    for path in paths:
+        values.update(dict.fromkeys(path, values[path[-1]]))
+    last = _last_of_island(network, node.name)
+    values.setdefault(last, last)
 
 
 def _last_of_island(network: Network, name: str) -> str:

@@ -71,11 +71,15 @@ class QuantizeStatic(Technique):
         for name, source in placement.layers.items():
             params = result.node(name).layer.params()
             input_scale = float(activation_qparams(ranges[source]).scale)
-            weight, bias = params["weight"], params["bias"]
+            weight, bias = params["weight"], params.get("bias")
             weight.qparams = weight_qparams(
-                weight.value, weight.out_axis or 0, bias=bias.value, input_scale=input_scale
+                weight.value,
+                weight.out_axis or 0,
+                bias=None if bias is None else bias.value,
+                input_scale=input_scale,
             )
-            bias.qparams = bias_qparams(weight.qparams, input_scale)
+            if bias is not None:
+                bias.qparams = bias_qparams(weight.qparams, input_scale)
         return Compressed(result)
 
     def _batches(
