@@ -4,6 +4,8 @@ A layer with weights becomes one integer operator if its input, its weights and,
 convolution, its output are quantized with nothing between them but what the runtime fuses:
 
 1. A ReLU that alone reads a layer's output belongs to the layer: the quantizer stands behind it.
+   Behind pooling by maximum it does too: the quantizer ahead of the pooling cuts off what the
+   ReLU would.
 2. What adds, joins or averages integers (Add, Concat, average pooling) is one too, if all that it
    reads is quantized; a ReLU behind it belongs to it as well.
 3. Layers that only move numbers (pooling by maximum, reshaping) pass integers through: they are
@@ -37,7 +39,8 @@ from hlserve.nn.network import Network, Node
 
 _CONVOLUTIONS = (Conv1d, Conv2d)
 _COMPUTES_IN_INTEGERS = (Add, AvgPool1d, AvgPool2d, Concat, GlobalAvgPool)
-_PASSES_INTEGERS = (Flatten, MaxPool1d, MaxPool2d, Reshape)
+_MAXIMUM = (MaxPool1d, MaxPool2d)
+_PASSES_INTEGERS = (Flatten, *_MAXIMUM, Reshape)
 _NOTHING_ON_EXPORT = (Dropout,)
 
 
@@ -80,8 +83,7 @@ def place(network: Network, kinds: Kinds = "all") -> Placement:
         values.update(dict.fromkeys(path, path[-1]))
     for name in layers:
         if isinstance(nodes[name].layer, _CONVOLUTIONS):
-            last = _last_of_island(network, name)
-            values.setdefault(last, last)
+            _end_island(network, name, values)
     for node in network.nodes:
         if isinstance(node.layer, _COMPUTES_IN_INTEGERS):
             _join(network, node, nodes, values)
@@ -105,16 +107,31 @@ def _join(network: Network, node: Node, nodes: dict[str, Node], values: dict[str
         return
     for path in paths:
         values.update(dict.fromkeys(path, values[path[-1]]))
-    last = _last_of_island(network, node.name)
-    values.setdefault(last, last)
+    _end_island(network, node.name, values)
 
 
-def _last_of_island(network: Network, name: str) -> str:
+def _end_island(network: Network, name: str, values: dict[str, str]) -> None:
+    end = _island_end(network, name)
+    for value in end:
+        values.setdefault(value, end[-1])
+
+
+def _island_end(network: Network, name: str) -> list[str]:
+    """The values to quantize behind a layer, which share the range of the last one."""
+    path = [name]
+    while (reader := _only_reader(network, path[-1])) is not None:
+        if isinstance(reader.layer, ReLU):
+            return [reader.name] if len(path) == 1 else [*path, reader.name]
+        if not isinstance(reader.layer, _MAXIMUM):
+            break
+        path.append(reader.name)
+    return [name]
+
+
+def _only_reader(network: Network, name: str) -> Node | None:
     readers = [node for node in network.nodes if name in node.inputs]
     is_read_outside = name in network.outputs.values()
-    if len(readers) == 1 and isinstance(readers[0].layer, ReLU) and not is_read_outside:
-        return readers[0].name
-    return name
+    return readers[0] if len(readers) == 1 and not is_read_outside else None
 
 
 def _is_nothing(node: Node | None) -> bool:

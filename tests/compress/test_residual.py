@@ -14,7 +14,17 @@ from compress.session import Session, optimized_operators
 from compress.technique import Data
 from hlserve.datasets import Rows, load
 from hlserve.nn.architectures import build_for
-from hlserve.nn.layers import Add, BatchNorm, Conv1d, Conv2d, Flatten, GlobalAvgPool, Linear, ReLU
+from hlserve.nn.layers import (
+    Add,
+    BatchNorm,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool2d,
+    ReLU,
+)
 from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.trainer import fit
 
@@ -162,3 +172,12 @@ def test_an_average_of_floats_stays_in_floats(rng):
     quantized = QuantizeStatic().apply(network, Data(Rows({"x": x}))).network
     assert set(quantized.activation_qparams) == {"globalavgpool_1"}
     assert Flatten not in kinds(quantized)
+
+
+def test_a_relu_behind_pooling_lends_its_range_to_the_convolution(rng):
+    layers = [Conv2d(1, 4, 3), MaxPool2d(2), ReLU(), Flatten(), Linear(36, 2)]
+    network = sequential(layers, Input("input", (1, 8, 8))).initialize(rng)
+    x = rng.standard_normal((64, 1, 8, 8)).astype(np.float32)
+    qparams = QuantizeStatic().apply(network, Data(Rows({"x": x}))).network.activation_qparams
+    behind = [qparams[name] for name in ("conv2d_1", "maxpool2d_2", "relu_3")]
+    assert {(float(q.scale), int(q.zero_point)) for q in behind} == {(float(behind[2].scale), 0)}

@@ -55,10 +55,10 @@ def build(
     Specs: ``mlp:300,100``, ReLU layers of these sizes. ``lenet5``, LeCun et al. 1998 with 6
     and 16 filters of 5x5, the first padded by 2, and 120-84; ReLU and max pooling where the
     paper has tanh and trained averages. ``lenet5-caffe``, Caffe's variant for MNIST of 20 and
-    50 filters and 500, 431,080 parameters; with ReLU behind each convolution, where Caffe's
-    has pooling alone. ``cnn:32,64/128``, stages of 3x3 convolution, batch normalization, ReLU
-    and pooling with these numbers of filters, then dense layers. ``resnet:8`` (14, 20, ...),
-    residual blocks with 16, 32 and 64 filters behind a stem of stride 2 (He et al. 2016).
+    50 filters and 500, 431,080 parameters; with ReLU behind each pooling, where Caffe's
+    has none. ``cnn:32,64/128``, stages of 3x3 convolution, batch normalization, pooling and
+    ReLU with these numbers of filters, then dense layers. ``resnet:8`` (14, 20, ...), residual
+    blocks with 16, 32 and 64 filters behind a stem of stride 2 (He et al. 2016).
 
     Args:
         spec: see above.

@@ -1,8 +1,8 @@
 """``cnn:32,64/128``: a plain convolutional network of one's own sizes.
 
 Every number ahead of the slash is a stage: a 3x3 convolution with that many filters, batch
-normalization, ReLU and 2x2 max pooling. Every number behind it is a dense layer with a ReLU;
-without a slash the outputs follow right behind the last stage.
+normalization, 2x2 max pooling and ReLU (in this order, as in lenet.py). Every number behind it
+is a dense layer with a ReLU; without a slash the outputs follow right behind the last stage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _hidden(spec: Spec, draft: Draft, value: str) -> str:
     channels, height, width = spec.input_shape
     for filters in stages:
         convolution = Conv2d(channels, filters, 3, padding=1, has_bias=False)
-        value = draft.chain([convolution, BatchNorm(filters), ReLU(), MaxPool2d(2)], value)
+        value = draft.chain([convolution, BatchNorm(filters), MaxPool2d(2), ReLU()], value)
         channels, height, width = filters, height // 2, width // 2
     value = draft.add(Flatten(), value)
     n_features = channels * height * width

@@ -1,4 +1,8 @@
-"""``lenet5`` and ``lenet5-caffe``: the convolutional networks that began it."""
+"""``lenet5`` and ``lenet5-caffe``: the convolutional networks that began it.
+
+ReLU stands behind the pooling, where it has a quarter of the numbers to look at: the maximum of
+what ReLU leaves is what ReLU leaves of the maximum, and the gradients are the same.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,8 @@ def _lenet5(spec: Spec, draft: Draft, value: str) -> str:
     channels, height, width = spec.input_shape
     flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
     layers = [
-        *(Conv2d(channels, 6, 5, padding=2), ReLU(), MaxPool2d(2)),
-        *(Conv2d(6, 16, 5), ReLU(), MaxPool2d(2)),
+        *(Conv2d(channels, 6, 5, padding=2), MaxPool2d(2), ReLU()),
+        *(Conv2d(6, 16, 5), MaxPool2d(2), ReLU()),
         *(Flatten(), Linear(flat, 120), ReLU()),
         *(Linear(120, 84), ReLU(), Linear(84, spec.n_outputs)),
     ]
@@ -31,12 +35,12 @@ def _caffe_rows(spec: Spec) -> Shape:
 
 
 def _caffe(spec: Spec, draft: Draft, value: str) -> str:
-    """Caffe's variant for MNIST, with ReLU behind each convolution, where Caffe's has none."""
+    """Caffe's variant for MNIST, with ReLU behind each pooling, where Caffe's has none."""
     channels, height, width = spec.input_shape
     flat = 50 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
     layers = [
-        *(Conv2d(channels, 20, 5), ReLU(), MaxPool2d(2)),
-        *(Conv2d(20, 50, 5), ReLU(), MaxPool2d(2)),
+        *(Conv2d(channels, 20, 5), MaxPool2d(2), ReLU()),
+        *(Conv2d(20, 50, 5), MaxPool2d(2), ReLU()),
         *(Flatten(), Linear(flat, 500), ReLU(), Linear(500, spec.n_outputs)),
     ]
     return draft.chain(layers, value)
