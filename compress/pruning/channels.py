@@ -101,13 +101,12 @@ def _groups(
         if isinstance(node.layer, Conv1d | Conv2d)
         for param in node.layer.params().values()
     }
-    groups: dict[tuple[int, ...], None] = {}
-    for binding in bindings:
-        units = tuple(sorted(set(binding.ids.tolist())))
-        is_kept = layers == "linear" and id(binding.param) in convolved
-        if binding.is_producer and not is_kept and not protected.intersection(units):
-            groups[units] = None
-    return [list(units) for units in groups]
+    producers = [binding for binding in bindings if binding.is_producer]
+    groups = {tuple(sorted(set(b.ids.tolist()))): None for b in producers}
+    kept = protected.copy()
+    if layers == "linear":  # what a convolution makes stays, even where a gate is coupled to it
+        kept.update(u for b in producers if id(b.param) in convolved for u in b.ids.tolist())
+    return [list(units) for units in groups if not kept.intersection(units)]
 
 
 def _without(network: Network, bindings: Sequence[Binding], dropped: set[int]) -> Network:

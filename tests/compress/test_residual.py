@@ -23,6 +23,7 @@ from hlserve.nn.layers import (
     GlobalAvgPool,
     Linear,
     MaxPool2d,
+    Multiply,
     ReLU,
 )
 from hlserve.nn.network import Input, Network, Node, sequential
@@ -163,6 +164,32 @@ def test_the_search_folds_batch_norms_ahead_of_integers(resnet, data):
     assert notes == []
     assert all('technique = "FoldBatchNorm"' in candidate.recipe for candidate in candidates)
     assert optimized_operators(candidates[1].model)["QLinearAdd"] == 3
+
+
+def gated(rng):
+    """A squeeze-and-excitation block: a gate a channel, from the means of all channels."""
+    nodes = [
+        Node("conv", Conv2d(1, 16, 3), ("x",)),
+        Node("mean", GlobalAvgPool(), ("conv",)),
+        Node("squeeze", Linear(16, 8), ("mean",)),
+        Node("excite", Linear(8, 16), ("squeeze",)),
+        Node("gates", Multiply(gate_axes=2), ("conv", "excite")),
+        Node("flat", Flatten(), ("gates",)),
+        Node("out", Linear(16 * 9, 3), ("flat",)),
+    ]
+    return Network([Input("x", (1, 5, 5))], nodes, {"y": "out"}).initialize(rng)
+
+
+def test_gates_go_with_the_channels_that_they_open(rng):
+    network = gated(rng)
+    assert removable_widths(network) == [16, 8]
+    assert removable_widths(network, "linear") == [8]  # a gate stays with its filter
+    x = rng.standard_normal((6, 1, 5, 5)).astype(np.float32)
+    pruning = PruneChannels(widths=(8, 8), importance="l1")
+    pruned = pruning.apply(network, Data(Rows({"x": x}))).network
+    assert pruned.shapes["gates"] == (8, 3, 3)
+    assert pruned.shapes["excite"] == (8,)
+    check_parity(pruned, to_onnx(pruned), x)
 
 
 def test_an_average_of_floats_stays_in_floats(rng):

@@ -22,21 +22,15 @@ from hlserve.nn.workspace import Workspace
 _BLOCK_BYTES = 1 << 23
 
 
-def output(
-    x: Array, w: Array, bias: Array | None, window: Window, y: Array, workspace: Workspace
-) -> None:
+def output(x: Array, w: Array, window: Window, y: Array, workspace: Workspace) -> None:
     """Fills y (out_channels, out_height, out_width, batch)."""
     if _is_plain_product(x, window):
         np.matmul(w[:, :, 0, 0], _flat(x), out=_flat(y))
-        if bias is not None:
-            y += bias[:, None, None, None]
         return
     y_rows = _rows(y).transpose(1, 0, 2)
     kernel = _kernel(w, workspace)
     for rows, windows in _lowered(x, window, workspace):
         np.matmul(kernel, windows, out=y_rows[rows])
-        if bias is not None:
-            y_rows[rows] += bias[:, None]
 
 
 def add_weight_gradient(

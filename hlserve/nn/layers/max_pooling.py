@@ -91,8 +91,8 @@ def _pool_by_axis(x: Array, window: Window, workspace: Workspace) -> tuple[Array
     def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
         if not need_dx:
             return ()
-        by_row_grad = _gradient(_HEIGHT, dy, y, by_row, window, workspace)
-        return (_gradient(_WIDTH, by_row_grad, by_row, x, window, workspace),)
+        by_row_grad = _gradient(dy, y, by_row, window, workspace, axis=_HEIGHT)
+        return (_gradient(by_row_grad, by_row, x, window, workspace, axis=_WIDTH),)
 
     return y, backward
 
@@ -112,7 +112,7 @@ def _maximum(x: Array, y: Array, axis: int, window: Window) -> None:
 
 
 def _gradient(
-    axis: int, dy: Array, y: Array, x: Array, window: Window, workspace: Workspace
+    dy: Array, y: Array, x: Array, window: Window, workspace: Workspace, *, axis: int
 ) -> Array:
     """dL/dx for ``y``, the maximum of ``x`` along one axis; overwrites ``dy``."""
     dx = workspace.empty(f"dx_{axis}", x.shape)
