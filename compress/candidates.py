@@ -17,7 +17,7 @@ import onnx
 from compress.distillation import Distill
 from compress.evaluate import fixed_batch
 from compress.export import check_parity, to_onnx
-from compress.folding import FoldScale
+from compress.folding import FoldBatchNorm, FoldScale
 from compress.model_file import (
     has_subgraphs,
     is_quantized,
@@ -33,6 +33,7 @@ from compress.session import Session
 from compress.simplify import simplify
 from compress.technique import Compressed, Data, Kinds, Report, Technique
 from hlserve.errors import CompressionError, ConfigError
+from hlserve.nn.layers import BatchNorm
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -126,7 +127,7 @@ def network_ladder(network: Network, data: Data, plan: Plan, notes: list[str]) -
         yield from _student_rungs(plan.student, data, plan, notes)
         return
     if plan.ratio is None:
-        yield from _with_endings("", network, (FoldScale(),), data, plan, notes)
+        yield from _with_endings("", network, _folding(network), data, plan, notes)
     yield from _pruning_rungs(network, data, plan, notes)
 
 
@@ -228,13 +229,18 @@ def _pruned(
     name: str, step: Technique, network: Network, data: Data, plan: Plan, notes: list[str]
 ) -> Generator[Candidate, bool, bool]:
     # Folded last: a first layer with the scale inside it needs other learning rates.
-    steps = (step, default_distill(len(data.train)), FoldScale())
+    steps = (step, default_distill(len(data.train)), *_folding(network))
     return (yield from _with_endings(name, network, steps, data, plan, notes))
 
 
 def _student_rungs(student: Network, data: Data, plan: Plan, notes: list[str]) -> Ladder:
-    steps = (default_distill(len(data.train), is_student=True), FoldScale())
+    steps = (default_distill(len(data.train), is_student=True), *_folding(student))
     yield from _with_endings("student", student, steps, data, plan, notes)
+
+
+def _folding(network: Network) -> tuple[Technique, ...]:
+    has_batch_norm = any(isinstance(node.layer, BatchNorm) for node in network.nodes)
+    return (FoldBatchNorm(), FoldScale()) if has_batch_norm else (FoldScale(),)
 
 
 def _with_endings(

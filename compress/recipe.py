@@ -20,7 +20,7 @@ from typing import Any, final
 import msgspec
 
 from compress.distillation import Distill, FineTune
-from compress.folding import FoldScale
+from compress.folding import FoldBatchNorm, FoldScale
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
 from compress.technique import Compressed, Data, Report, Technique
@@ -33,6 +33,7 @@ MADE_WITH = "made_with"  # its table of what went in, which a recipe has not
 TECHNIQUES: tuple[type[Technique], ...] = (
     Distill,
     FineTune,
+    FoldBatchNorm,
     FoldScale,
     PruneChannels,
     QuantizeStatic,

@@ -12,7 +12,7 @@ from compress.pruning.importance import Importance, unit_scores
 from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.channels import Binding
-from hlserve.nn.layers import Conv2d
+from hlserve.nn.layers import Conv1d, Conv2d
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -98,16 +98,15 @@ def _groups(
     convolved = {
         id(param)
         for node in network.nodes
-        if isinstance(node.layer, Conv2d)
+        if isinstance(node.layer, Conv1d | Conv2d)
         for param in node.layer.params().values()
     }
-    groups: dict[tuple[int, ...], None] = {}
-    for binding in bindings:
-        units = tuple(sorted(set(binding.ids.tolist())))
-        is_kept = layers == "linear" and id(binding.param) in convolved
-        if binding.is_producer and not is_kept and not protected.intersection(units):
-            groups[units] = None
-    return [list(units) for units in groups]
+    producers = [binding for binding in bindings if binding.is_producer]
+    groups = {tuple(sorted(set(b.ids.tolist()))): None for b in producers}
+    kept = protected.copy()
+    if layers == "linear":  # what a convolution makes stays, even where a gate is coupled to it
+        kept.update(u for b in producers if id(b.param) in convolved for u in b.ids.tolist())
+    return [list(units) for units in groups if not kept.intersection(units)]
 
 
 def _without(network: Network, bindings: Sequence[Binding], dropped: set[int]) -> Network:

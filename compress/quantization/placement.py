@@ -4,10 +4,14 @@ A layer with weights becomes one integer operator if its input, its weights and,
 convolution, its output are quantized with nothing between them but what the runtime fuses:
 
 1. A ReLU that alone reads a layer's output belongs to the layer: the quantizer stands behind it.
-2. Layers that only move numbers (pooling by maximum, reshaping) pass integers through: they are
+   Behind pooling by maximum it does too: the quantizer ahead of the pooling cuts off what the
+   ReLU would.
+2. What adds, joins or averages integers (Add, Concat, average pooling) is one too, if all that it
+   reads is quantized; a ReLU behind it belongs to it as well.
+3. Layers that only move numbers (pooling by maximum, reshaping) pass integers through: they are
    quantized behind as they were before.
-3. The input of the first layer with weights is quantized behind the preprocessing.
-4. Everything else, such as the closing Softmax, stays in floats; a Linear hands it floats itself.
+4. The input of the first layer with weights is quantized behind the preprocessing.
+5. Everything else, such as the closing Softmax, stays in floats; a Linear hands it floats itself.
 """
 
 from __future__ import annotations
@@ -15,10 +19,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.technique import Kinds
-from hlserve.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Reshape
+from hlserve.nn.layers import (
+    Add,
+    AvgPool1d,
+    AvgPool2d,
+    Concat,
+    Conv1d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    ReLU,
+    Reshape,
+)
 from hlserve.nn.network import Network, Node
 
-_PASSES_INTEGERS = (Flatten, MaxPool2d, Reshape)
+_CONVOLUTIONS = (Conv1d, Conv2d)
+_COMPUTES_IN_INTEGERS = (Add, AvgPool1d, AvgPool2d, Concat, GlobalAvgPool)
+_MAXIMUM = (MaxPool1d, MaxPool2d)
+_PASSES_INTEGERS = (Flatten, *_MAXIMUM, Reshape)
 _NOTHING_ON_EXPORT = (Dropout,)
 
 
@@ -54,15 +76,17 @@ def place(network: Network, kinds: Kinds = "all") -> Placement:
     layers: dict[str, str] = {}
     values: dict[str, str] = {}
     for node in network.nodes:
-        if not isinstance(node.layer, Linear | Conv2d):
+        if not isinstance(node.layer, (Linear, *_CONVOLUTIONS)):
             continue
         path = _path_up(nodes, node.inputs[0])
         layers[node.name] = path[-1]
         values.update(dict.fromkeys(path, path[-1]))
     for name in layers:
-        if isinstance(nodes[name].layer, Conv2d):
-            last = _last_of_island(network, name)
-            values.setdefault(last, last)
+        if isinstance(nodes[name].layer, _CONVOLUTIONS):
+            _end_island(network, name, values)
+    for node in network.nodes:
+        if isinstance(node.layer, _COMPUTES_IN_INTEGERS):
+            _join(network, node, nodes, values)
     return Placement(layers, {v: s for v, s in values.items() if not _is_nothing(nodes.get(v))})
 
 
@@ -76,12 +100,38 @@ def _path_up(nodes: dict[str, Node], name: str) -> list[str]:
     return path
 
 
-def _last_of_island(network: Network, name: str) -> str:
+def _join(network: Network, node: Node, nodes: dict[str, Node], values: dict[str, str]) -> None:
+    """Quantizes what the node puts out, if all that it reads is quantized already."""
+    paths = [_path_up(nodes, name) for name in node.inputs]
+    if not all(path[-1] in values for path in paths):
+        return
+    for path in paths:
+        values.update(dict.fromkeys(path, values[path[-1]]))
+    _end_island(network, node.name, values)
+
+
+def _end_island(network: Network, name: str, values: dict[str, str]) -> None:
+    end = _island_end(network, name)
+    for value in end:
+        values.setdefault(value, end[-1])
+
+
+def _island_end(network: Network, name: str) -> list[str]:
+    """The values to quantize behind a layer, which share the range of the last one."""
+    path = [name]
+    while (reader := _only_reader(network, path[-1])) is not None:
+        if isinstance(reader.layer, ReLU):
+            return [reader.name] if len(path) == 1 else [*path, reader.name]
+        if not isinstance(reader.layer, _MAXIMUM):
+            break
+        path.append(reader.name)
+    return [name]
+
+
+def _only_reader(network: Network, name: str) -> Node | None:
     readers = [node for node in network.nodes if name in node.inputs]
     is_read_outside = name in network.outputs.values()
-    if len(readers) == 1 and isinstance(readers[0].layer, ReLU) and not is_read_outside:
-        return readers[0].name
-    return name
+    return readers[0] if len(readers) == 1 and not is_read_outside else None
 
 
 def _is_nothing(node: Node | None) -> bool:

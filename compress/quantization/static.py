@@ -72,9 +72,11 @@ class QuantizeStatic(Technique):
             params = result.node(name).layer.params()
             input_scale = float(activation_qparams(ranges[source]).scale)
             weight, bias = params["weight"], params.get("bias")
-            b = np.zeros(len(weight.value), weight.value.dtype) if bias is None else bias.value
             weight.qparams = weight_qparams(
-                weight.value, weight.out_axis or 0, bias=b, input_scale=input_scale
+                weight.value,
+                weight.out_axis or 0,
+                bias=None if bias is None else bias.value,
+                input_scale=input_scale,
             )
             if bias is not None:
                 bias.qparams = bias_qparams(weight.qparams, input_scale)

@@ -7,7 +7,7 @@ import pytest
 
 from compress.distillation import Distill, FineTune
 from compress.export import check, to_onnx
-from compress.folding import FoldScale
+from compress.folding import FoldBatchNorm, FoldScale
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
 from compress.recipe import TECHNIQUES, Recipe
@@ -20,6 +20,7 @@ CASES = [
     Distill(epochs=1),
     Distill(epochs=1, alpha=1.0, temperature=4.0),
     FineTune(epochs=1),
+    FoldBatchNorm(),
     FoldScale(),
     PruneChannels(0.5),
     PruneChannels(0.5, importance="l1", round_to=1),

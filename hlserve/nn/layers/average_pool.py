@@ -76,7 +76,7 @@ class GlobalAvgPool(Layer):
     """The mean of every channel over all its places.
 
     Shapes: x (batch, channels, length) or (batch, channels, height, width) -> y (batch,
-    channels). ONNX: GlobalAveragePool, then Flatten.
+    channels). ONNX: GlobalAveragePool, then Reshape.
     """
 
     def forward(
@@ -101,7 +101,9 @@ class GlobalAvgPool(Layer):
 
     def emit(self, g: GraphBuilder, *inputs: str) -> str:
         """See Layer."""
-        return g.node("Flatten", [g.node("GlobalAveragePool", inputs)], axis=1)
+        # Integers pass through a Reshape in ONNX Runtime, which they do not through a Flatten.
+        rows = g.constant(np.array([0, -1], np.int64), "rows")
+        return g.node("Reshape", [g.node("GlobalAveragePool", inputs), rows])
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """See Layer."""

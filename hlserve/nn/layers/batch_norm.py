@@ -19,7 +19,7 @@ from hlserve.nn.workspace import Workspace
 
 # Channels are taken in blocks of about this many bytes, so that what one pass over a block has
 # read is still in the cache for the next.
-_BLOCK_BYTES = 1 << 18
+_BLOCK_BYTES = 1 << 19
 
 
 @final
@@ -121,20 +121,18 @@ class BatchNorm(Layer):
 
     def _trained(self, x: Array, y: Array, workspace: Workspace) -> Backward:
         """Fills y from the batch's statistics; answers the way back."""
-        centered = workspace.empty("centered", x.shape)
         mean, variance, factor = (np.empty(self.channels, x.dtype) for _ in range(3))
         n, ones = x.shape[1], _ones(x, workspace)
         gamma, beta = self.gamma.value, self.beta.value
         for some, xs, ys in _blocks(x, y):
-            around = centered[some]
             mean[some] = np.matmul(xs, ones) / max(1, n)
-            np.subtract(xs, mean[some, None], out=around)
+            around = _centered(xs, mean[some], workspace)
             variance[some] = np.vecdot(around, around) / max(1, n)
             factor[some] = _inverse_deviation(variance[some], self.epsilon)
             np.multiply(around, (gamma[some] * factor[some])[:, None], out=ys)
             np.add(ys, beta[some, None], out=ys)
         self._move_running(mean, variance, n)
-        return self._trained_backward(centered, factor, workspace)
+        return self._trained_backward(x, mean, factor, workspace)
 
     def _move_running(self, mean: Array, variance: Array, n: int) -> None:
         if n > 1:
@@ -142,28 +140,31 @@ class BatchNorm(Layer):
             unbiased = variance * (n / (n - 1))
             self.running_variance.value += self.momentum * (unbiased - self.running_variance.value)
 
-    def _trained_backward(self, centered: Array, factor: Array, workspace: Workspace) -> Backward:
-        """The way back through y = gamma factor (x - mean(x)) + beta, factor a function of x.
+    def _trained_backward(
+        self, x: Array, mean: Array, factor: Array, workspace: Workspace
+    ) -> Backward:
+        """The way back through y = gamma factor (x - mean) + beta, both functions of x.
 
-        dx = gamma factor (dy - mean(dy) - centered factor^2 mean(dy centered)).
+        dx = gamma factor (dy - mean(dy) - (x - mean) factor^2 mean(dy (x - mean))).
         """
-        n = max(1, centered.shape[1])
+        n = max(1, x.shape[1])
 
         def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
             dx = c_contiguous(dy, "dy", workspace)
-            ones = _ones(centered, workspace)
-            for some, around, ds in _blocks(centered, _by_channel(dx)):
+            ones = _ones(x, workspace)
+            for some, xs, ds in _blocks(x, _by_channel(dx)):
+                around = _centered(xs, mean[some], workspace)
                 total, along = np.matmul(ds, ones), np.vecdot(ds, around)
                 self.beta.grad[some] += total
                 self.gamma.grad[some] += along * factor[some]
                 if need_dx:
                     scale = self.gamma.value[some] * factor[some]
-                    slope = scale * factor[some] ** 2 * along / n
-                    scaled = workspace.scratch("scaled", around.shape)
-                    np.multiply(around, slope[:, None], out=scaled)
-                    np.add(scaled, (scale * total / n)[:, None], out=scaled)
+                    np.multiply(
+                        around, (scale * factor[some] ** 2 * along / n)[:, None], out=around
+                    )
+                    np.add(around, (scale * total / n)[:, None], out=around)
                     np.multiply(ds, scale[:, None], out=ds)
-                    np.subtract(ds, scaled, out=ds)
+                    np.subtract(ds, around, out=ds)
             return (dx,) if need_dx else ()
 
         return backward
@@ -196,6 +197,11 @@ def _blocks(x: Array, y: Array) -> Iterator[tuple[slice, Array, Array]]:
     for first in range(0, channels, step):
         some = slice(first, first + step)
         yield some, x[some], y[some]
+
+
+def _centered(x: Array, mean: Array, workspace: Workspace) -> Array:
+    """Kept nowhere: to subtract again is cheaper than to fetch the result from memory."""
+    return np.subtract(x, mean[:, None], out=workspace.scratch("centered", x.shape))
 
 
 def _ones(x: Array, workspace: Workspace) -> Array:

@@ -34,12 +34,11 @@ class Convolution:
         y = workspace.empty("y", (len(w), *places, x.shape[-1]))
         if self._is_depthwise(w):
             depthwise_convolution.output(x, w, self.window, y, workspace)
-            if bias is not None:
-                y += bias[:, None, None, None]
-            return y
-        for ins, outs, part in self._parts(len(x), len(w), workspace):
-            of_group = None if bias is None else bias[outs]
-            dense_convolution.output(x[ins], w[outs], of_group, self.window, y[outs], part)
+        else:
+            for ins, outs, part in self._parts(len(x), len(w), workspace):
+                dense_convolution.output(x[ins], w[outs], self.window, y[outs], part)
+        if bias is not None:
+            y += bias[:, None, None, None]
         return y
 
     def add_weight_gradient(self, dw: Array, dy: Array, x: Array, workspace: Workspace) -> None:

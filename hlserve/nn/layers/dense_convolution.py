@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hlserve.nn.layers.lowering import add_columns, lower, row_windows
+from hlserve.nn.layers.lowering import gather_columns, lower, row_windows
 from hlserve.nn.layers.window import Window
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
@@ -22,21 +22,15 @@ from hlserve.nn.workspace import Workspace
 _BLOCK_BYTES = 1 << 23
 
 
-def output(
-    x: Array, w: Array, bias: Array | None, window: Window, y: Array, workspace: Workspace
-) -> None:
+def output(x: Array, w: Array, window: Window, y: Array, workspace: Workspace) -> None:
     """Fills y (out_channels, out_height, out_width, batch)."""
     if _is_plain_product(x, window):
         np.matmul(w[:, :, 0, 0], _flat(x), out=_flat(y))
-        if bias is not None:
-            y += bias[:, None, None, None]
         return
     y_rows = _rows(y).transpose(1, 0, 2)
     kernel = _kernel(w, workspace)
     for rows, windows in _lowered(x, window, workspace):
         np.matmul(kernel, windows, out=y_rows[rows])
-        if bias is not None:
-            y_rows[rows] += bias[:, None]
 
 
 def add_weight_gradient(
@@ -69,7 +63,6 @@ def input_gradient(dy: Array, w: Array, window: Window, dx: Array, workspace: Wo
     dy_rows = workspace.scratch("dy_rows", (out_height, len(dy), columns))
     np.copyto(dy_rows, _rows(dy).transpose(1, 0, 2))
     kernels = _gradient_kernels(w, window, workspace)
-    dx.fill(0)
     row = channels * taps * columns
     step = max(1, _BLOCK_BYTES // max(1, row * dx.itemsize))
     for first in range(0, height, step):
@@ -78,7 +71,7 @@ def input_gradient(dy: Array, w: Array, window: Window, dx: Array, workspace: Wo
         for offset in range(n):
             _gradient_row(first + offset, dy_rows, kernels, window, lowered[offset])
         by_tap = lowered.reshape(n, channels, taps, out_width, batch)
-        add_columns(by_tap, window, dx.transpose(1, 0, 2, 3)[first : first + n])
+        gather_columns(by_tap, window, dx.transpose(1, 0, 2, 3)[first : first + n])
 
 
 def _is_plain_product(x: Array, window: Window) -> bool:

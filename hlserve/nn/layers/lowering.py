@@ -56,16 +56,23 @@ def row_windows(lowered: Array, window: Window, places: int) -> Array:
     )
 
 
-def add_columns(lowered: Array, window: Window, rows: Array) -> None:
-    """The way back of ``lower`` for rows inside the input: adds every tap to its column.
+def gather_columns(lowered: Array, window: Window, rows: Array) -> None:
+    """The way back of ``lower`` for rows inside the input: every tap added up at its column.
 
     Args:
         lowered: (rows, channels, kernel width, out_width, batch).
         window: kernel, stride and padding.
-        rows: (rows, channels, width, batch), added to.
+        rows: (rows, channels, width, batch), filled.
     """
-    places = lowered.shape[3]
-    for tap in range(lowered.shape[2]):
-        columns, origin = window.columns(tap, rows.shape[2], places)
-        target = rows[:, :, origin]
-        np.add(target, lowered[:, :, tap, columns], out=target)
+    width, places = rows.shape[2], lowered.shape[3]
+    found = [window.columns(tap, width, places) for tap in range(lowered.shape[2])]
+    # A tap that reaches every column, as the middle one of a padded kernel, saves the zeros.
+    whole = next((tap for tap, (_, at) in enumerate(found) if at == slice(0, width, 1)), None)
+    if whole is None:
+        rows.fill(0)
+    else:
+        np.copyto(rows, lowered[:, :, whole, found[whole][0]])
+    for tap, (columns, origin) in enumerate(found):
+        if tap != whole:
+            target = rows[:, :, origin]
+            np.add(target, lowered[:, :, tap, columns], out=target)

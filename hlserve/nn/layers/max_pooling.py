@@ -1,12 +1,6 @@
-"""Maximum over windows of batch-last arrays: what max pooling over one axis and two shares.
-
-Taken along the width, then along the height: the first row that holds the maximum, and the
-first column in it, are the same element that reading order finds.
-"""
+"""Maximum over windows of batch-last arrays: what max pooling over one axis and two shares."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,6 +19,68 @@ def max_pool(x: Array, window: Window, workspace: Workspace) -> tuple[Array, Bac
 
     Padding never wins. Of equal values the first in reading order gets the gradient, all of it.
     """
+    pairs = zip(window.kernel, window.stride, strict=True)
+    if window.padding == (0, 0) and all(kernel <= stride for kernel, stride in pairs):
+        return _pool_apart(x, window, workspace)
+    return _pool_by_axis(x, window, workspace)
+
+
+# ----- windows that lie apart: every number of x is under one of them at most
+
+
+def _pool_apart(x: Array, window: Window, workspace: Workspace) -> tuple[Array, Backward]:
+    channels, height, width, batch = x.shape
+    places = window.output_size(height, width)
+    y = workspace.empty("y", (channels, *places, batch))
+    taps = _taps(window, places)
+    np.maximum(x[taps[0]], x[taps[1 % len(taps)]], out=y)
+    for tap in taps[2:]:
+        np.maximum(y, x[tap], out=y)
+
+    def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
+        if not need_dx:
+            return ()
+        dx = workspace.empty("dx", x.shape)
+        if dx.size != y.size * len(taps):  # some numbers are under no window
+            dx.fill(0)
+        found = workspace.scratch("found", y.shape, np.bool_)
+        is_first = workspace.scratch("is_first", y.shape, np.bool_)
+        found.fill(False)
+        for tap in taps[:-1]:
+            np.equal(x[tap], y, out=is_first)
+            np.greater(is_first, found, out=is_first)  # and not found before
+            np.multiply(dy, is_first, out=dx[tap])
+            np.logical_or(found, is_first, out=found)
+        np.logical_not(found, out=found)
+        np.multiply(dy, found, out=dx[taps[-1]])
+        return (dx,)
+
+    return y, backward
+
+
+def _taps(window: Window, places: tuple[int, int]) -> list[Place]:
+    """What every offset in the window sees of x, in reading order."""
+    (down, across), (rows, columns) = window.stride, places
+    return [
+        (
+            slice(None),
+            slice(i, i + (rows - 1) * down + 1, down),
+            slice(j, j + (columns - 1) * across + 1, across),
+        )
+        for i in range(window.kernel[0])
+        for j in range(window.kernel[1])
+    ]
+
+
+# ----- windows that overlap or reach into the padding
+
+
+def _pool_by_axis(x: Array, window: Window, workspace: Workspace) -> tuple[Array, Backward]:
+    """Taken along the width, then along the height.
+
+    The first row that holds the maximum, and the first column in it, are the same element that
+    reading order finds.
+    """
     channels, height, width, batch = x.shape
     out_height, out_width = window.output_size(height, width)
     by_row = workspace.empty("by_row", (channels, height, out_width, batch))
@@ -35,13 +91,13 @@ def max_pool(x: Array, window: Window, workspace: Workspace) -> tuple[Array, Bac
     def backward(dy: Array, *, need_dx: bool = True) -> tuple[Array, ...]:
         if not need_dx:
             return ()
-        by_row_grad = _gradient(_HEIGHT, dy, y, by_row, window, workspace)
-        return (_gradient(_WIDTH, by_row_grad, by_row, x, window, workspace),)
+        by_row_grad = _gradient(dy, y, by_row, window, workspace, axis=_HEIGHT)
+        return (_gradient(by_row_grad, by_row, x, window, workspace, axis=_WIDTH),)
 
     return y, backward
 
 
-def _taps(x: Array, y: Array, axis: int, window: Window) -> list[tuple[Place, Place]]:
+def _along(x: Array, y: Array, axis: int, window: Window) -> list[tuple[Place, Place]]:
     """For every offset in the window places of ``y`` and what they see of ``x``, along an axis."""
     before = (slice(None),) * (axis + 1)
     size, places = x.shape[axis + 1], y.shape[axis + 1]
@@ -50,65 +106,22 @@ def _taps(x: Array, y: Array, axis: int, window: Window) -> list[tuple[Place, Pl
 
 
 def _maximum(x: Array, y: Array, axis: int, window: Window) -> None:
-    taps = _taps(x, y, axis, window)
-    if window.padding[axis]:
-        y.fill(-np.inf)
-        for place, origin in taps:
-            np.maximum(y[place], x[origin], out=y[place])
-        return
-    views = [x[origin] for _, origin in taps]
-    if len(views) == 1:
-        np.copyto(y, views[0])
-        return
-    np.maximum(views[0], views[1], out=y)
-    for view in views[2:]:
-        np.maximum(y, view, out=y)
+    y.fill(-np.inf)
+    for place, origin in _along(x, y, axis, window):
+        np.maximum(y[place], x[origin], out=y[place])
 
 
 def _gradient(
-    axis: int, dy: Array, y: Array, x: Array, window: Window, workspace: Workspace
+    dy: Array, y: Array, x: Array, window: Window, workspace: Workspace, *, axis: int
 ) -> Array:
     """dL/dx for ``y``, the maximum of ``x`` along one axis; overwrites ``dy``."""
-    kernel, stride = window.kernel[axis], window.stride[axis]
-    taps = _taps(x, y, axis, window)
     dx = workspace.empty(f"dx_{axis}", x.shape)
-    if kernel != stride or kernel * y.shape[axis + 1] != x.shape[axis + 1]:
-        dx.fill(0)
-    if stride < kernel or window.padding[axis]:
-        _add_to_first(taps, dy, y, x, dx, workspace)
-    else:
-        _give_to_first([origin for _, origin in taps], dy, y, x, dx, workspace)
-    return dx
-
-
-def _add_to_first(
-    taps: Sequence[tuple[Place, Place]],
-    dy: Array,
-    y: Array,
-    x: Array,
-    dx: Array,
-    workspace: Workspace,
-) -> None:
-    """Windows overlap, or some taps lie in the padding: gradients add up to what is in ``dx``."""
-    for place, origin in taps:
+    dx.fill(0)
+    for place, origin in _along(x, y, axis, window):
         seen, target = dy[place], dx[origin]
         is_first = workspace.scratch("is_first", seen.shape, np.bool_)
         np.equal(x[origin], y[place], out=is_first)
         taken = np.multiply(seen, is_first, out=workspace.scratch("taken", seen.shape))
         np.add(target, taken, out=target)
         np.subtract(seen, taken, out=seen)  # gone for the taps behind
-
-
-def _give_to_first(
-    origins: Sequence[Place], dy: Array, y: Array, x: Array, dx: Array, workspace: Workspace
-) -> None:
-    """Windows lie apart: each number of ``dx`` under a window is written once."""
-    last = dx[origins[-1]]
-    if len(origins) == 1:
-        np.copyto(last, dy)
-    for tap, origin in enumerate(origins[:-1]):
-        is_first = workspace.scratch("is_first", y.shape, np.bool_)
-        np.equal(x[origin], y, out=is_first)
-        np.multiply(dy, is_first, out=dx[origin])
-        # What a tap takes is gone for those behind it; the last one gets the rest.
-        np.subtract(dy, dx[origin], out=last if tap == len(origins) - 2 else dy)
+    return dx

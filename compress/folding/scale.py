@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
+from compress.folding.bypass import without
 from compress.technique import Compressed, Data, Technique, require_floats
-from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Reshape, Scale
+from hlserve.nn.layers import (
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    ReLU,
+    Reshape,
+    Scale,
+)
 from hlserve.nn.network import Network, Node
 
 # Layers f with f(c * x) = c * f(x), for positive c in the last two.
-_LINEAR_IN_SIZE = (Flatten, Reshape)
-_LINEAR_IN_POSITIVE_SIZE = (MaxPool2d, ReLU)
+_LINEAR_IN_SIZE = (AvgPool1d, AvgPool2d, Flatten, GlobalAvgPool, Reshape)
+_LINEAR_IN_POSITIVE_SIZE = (MaxPool1d, MaxPool2d, ReLU)
 
 
 @final
@@ -47,7 +61,7 @@ def _weights_behind(network: Network, name: str, *, is_positive: bool) -> list[N
     for node in network.nodes:
         if name not in node.inputs:
             continue
-        if isinstance(node.layer, Linear | Conv2d):
+        if isinstance(node.layer, Linear | Conv1d | Conv2d):
             found.append(node)
             continue
         behind = (
@@ -64,16 +78,4 @@ def _weights_behind(network: Network, name: str, *, is_positive: bool) -> list[N
 def _folded(network: Network, scale: Node, readers: list[Node], factor: float) -> Network:
     for reader in readers:
         reader.layer.params()["weight"].value[...] *= factor
-    (source,) = scale.inputs
-    nodes = [
-        replace(node, inputs=tuple(source if i == scale.name else i for i in node.inputs))
-        for node in network.nodes
-        if node is not scale
-    ]
-    return Network(
-        network.inputs,
-        nodes,
-        network.outputs,
-        task=network.task,
-        class_labels=network.class_labels,
-    )
+    return without(network, scale)
