@@ -6,9 +6,22 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from compress.technique import Compressed, Data, Technique, require_floats
-from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Reshape, Scale
+from hlserve.nn.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Reshape,
+    Scale,
+)
 from hlserve.nn.network import Network, Node
 
+# Layers that read their input through ``weight`` alone.
+_READERS = (Conv2d, GRU, LSTM, Linear, RNN)
 # Layers f with f(c * x) = c * f(x), for positive c in the last two.
 _LINEAR_IN_SIZE = (Flatten, Reshape)
 _LINEAR_IN_POSITIVE_SIZE = (MaxPool2d, ReLU)
@@ -47,7 +60,7 @@ def _weights_behind(network: Network, name: str, *, is_positive: bool) -> list[N
     for node in network.nodes:
         if name not in node.inputs:
             continue
-        if isinstance(node.layer, Linear | Conv2d):
+        if isinstance(node.layer, _READERS):
             found.append(node)
             continue
         behind = (

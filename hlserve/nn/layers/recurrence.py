@@ -50,7 +50,7 @@ class Steps:
     @property
     def time(self) -> int:
         """How many steps there are."""
-        return self.slots.shape[1] - 1
+        return int(self.slots.shape[1]) - 1
 
     def flat(self) -> Array:
         """All steps side by side, (input_size + 1 + hidden_size, time * batch), a view."""
