@@ -17,6 +17,9 @@ from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
 
+MOST_GATE_WEIGHTS = 2**28  # more is a slip, or a damaged checkpoint
+
+
 class Recurrent(Protocol):
     """What these functions ask of a layer. Weights are laid out as ONNX has them."""
 
@@ -80,7 +83,7 @@ class Cell(Protocol):
 
 
 def require_sizes(kind: str, layer: Recurrent) -> None:
-    """Refuses sizes below 1.
+    """Refuses sizes below 1, and such as no memory holds.
 
     Raises:
         ConfigError: one is.
@@ -89,6 +92,11 @@ def require_sizes(kind: str, layer: Recurrent) -> None:
         raise ConfigError(
             f"{kind}: input_size (={layer.input_size}) and hidden_size (={layer.hidden_size}) "
             "must be at least 1"
+        )
+    if layer.hidden_size * max(layer.input_size, layer.hidden_size) > MOST_GATE_WEIGHTS:
+        raise ConfigError(
+            f"{kind}: input_size (={layer.input_size}) and hidden_size (={layer.hidden_size}) "
+            "are too large"
         )
 
 
