@@ -18,6 +18,7 @@ from hlserve.nn.workspace import Workspace
 
 
 MOST_GATE_WEIGHTS = 2**28  # more is a slip, or a damaged checkpoint
+_ONNX_INT32 = 6  # TensorProto.INT32
 
 
 class Recurrent(Protocol):
@@ -326,6 +327,3 @@ def _sequence_lens(g: GraphBuilder, masks: Sequence[str]) -> list[str]:
     axes = g.constant(np.array([1], np.int64), "axes")
     lengths = g.node("ReduceSum", [masks[0], axes], keepdims=0)
     return [g.node("Cast", [lengths], to=_ONNX_INT32)]
-
-
-_ONNX_INT32 = 6  # TensorProto.INT32
