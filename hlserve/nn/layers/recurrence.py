@@ -16,7 +16,6 @@ from hlserve.nn.layer import Backward, Shape
 from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
-
 MOST_GATE_WEIGHTS = 2**28  # more is a slip, or a damaged checkpoint
 _ONNX_INT32 = 6  # TensorProto.INT32
 
