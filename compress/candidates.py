@@ -293,21 +293,26 @@ def _with_integer_lstm(
     recipe = Recipe(steps, ending=DYNAMIC_LSTM).to_toml()
     candidate = _from_network(full, shared.network, recipe, shared.reports, data)
     try:
-        ended = _ended(candidate, DYNAMIC_LSTM)
+        ended = _ended(candidate, DYNAMIC_LSTM, shared.network)
     except CompressionError as error:
         notes.append(f"{full} was left out: {error}")
         return False
     return (yield ended)
 
 
-def _ended(candidate: Candidate, way: PostTraining) -> Candidate:
+def _ended(candidate: Candidate, way: PostTraining, network: Network) -> Candidate:
     """The same candidate with its file quantized."""
     started = time.perf_counter()
     model = way.apply(onnx.load_model_from_string(candidate.model), {}).SerializeToString()
-    settings = {k: v for k, v in ending_table(way).items() if k != "technique"}
-    macs = candidate.steps[-1].macs if candidate.steps else 0
-    seconds = time.perf_counter() - started
-    report = Report("PostTraining", settings, candidate.parameters, macs, len(model), seconds)
+    table = ending_table(way)
+    report = Report(
+        technique=table.pop("technique"),
+        settings=table,
+        parameters=candidate.parameters,
+        macs=network.macs(),
+        size_bytes=len(model),
+        seconds=time.perf_counter() - started,
+    )
     return replace(candidate, model=model, steps=(*candidate.steps, report))
 
 
@@ -315,7 +320,7 @@ def _offered(name: str, network: Network, recipe: Recipe, data: Data) -> Candida
     """One recipe: what goes wrong in it is the user's to know, so it is raised."""
     done = recipe.apply(network, data)
     candidate = _from_network(name, done.network, recipe.to_toml(), done.reports, data)
-    return candidate if recipe.ending is None else _ended(candidate, recipe.ending)
+    return candidate if recipe.ending is None else _ended(candidate, recipe.ending, done.network)
 
 
 def _tried(

@@ -105,6 +105,21 @@ def test_specs_build_what_they_say(spec: str, n_parameters: int, shape: tuple[in
     check_gradients(network, rng.random((2, *shape)), rng=rng, until=network.logits_node)
 
 
+@every_kind
+def test_recurrent_weights_start_orthogonal_and_forget_gates_open(kind: type[Any]) -> None:
+    layer = kind(3, 6, bidirectional=True)
+    layer.initialize(np.random.default_rng(0))
+    gates = layer.recurrent_weight.value.reshape(-1, 6, 6)
+    products = gates @ gates.transpose(0, 2, 1)
+    np.testing.assert_allclose(
+        products, np.broadcast_to(np.eye(6), products.shape), atol=1e-6
+    )  # float32
+    bias = np.zeros_like(layer.bias.value)
+    if kind is LSTM:
+        bias[:, 2 * 6 : 3 * 6] = 1  # f of i, o, f, c
+    np.testing.assert_array_equal(layer.bias.value, bias)
+
+
 def test_multiply_accumulates_are_those_of_every_step() -> None:
     network = build("bilstm:16", input_shape=(9, 3), n_outputs=2, task="classification")
     assert network.macs() == 9 * 2 * 4 * 16 * (3 + 16) + 32 * 2
