@@ -15,6 +15,7 @@ from hlserve.nn.gradcheck import check_gradients
 from hlserve.nn.layers import GRU, LSTM, RNN, Linear, PaddingMask, Reshape, Softmax
 from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.param import Array
+from hlserve.nn.workspace import Workspace
 
 KINDS = [LSTM, GRU, RNN]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -68,6 +69,22 @@ def test_an_empty_sequence_has_zero_states_in_onnx_runtime_too(
     rows = {"x": x, "mask": mask}
     assert not network.predict(rows)["y"][0].any()
     export.check_parity(network, export.to_onnx(network), rows)
+
+
+@every_kind
+def test_gradients_that_vanish_do_so_before_they_are_subnormal(kind: type[Any]) -> None:
+    layer = kind(3, 8, last_only=True)
+    layer.initialize(np.random.default_rng(0))
+    layer.recurrent_weight.value[...] *= 0.5
+    x = np.random.default_rng(0).standard_normal((400, 3, 4)).astype(np.float32)
+    _, backward = layer.forward(x, training=True, workspace=Workspace())
+    (dx,) = backward(np.ones((8, 4), np.float32))
+    sizes = np.abs(dx)
+    assert not sizes[:100].any()
+    assert sizes[-1].all()
+    # Slopes near zero make a few subnormal products of gradients that are none.
+    is_subnormal = (sizes > 0) & (sizes < np.finfo(np.float32).tiny)
+    assert is_subnormal.mean() < 1e-3
 
 
 def test_padding_inside_a_sequence_counts_as_an_id() -> None:

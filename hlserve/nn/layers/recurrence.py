@@ -17,6 +17,8 @@ from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
 MOST_GATE_WEIGHTS = 2**28  # more is a slip, or a damaged checkpoint
+FLUSH_EVERY = 8  # steps
+SMALLEST_GRADIENT = 1e-30  # float32 is subnormal below 1.2e-38: eight steps are left to shrink in
 _ONNX_INT32 = 6  # TensorProto.INT32
 
 
@@ -236,6 +238,19 @@ def _from_last(
         return [*[None] * (time - 1), dy]
     spread = workspace.empty("d_states", (time, *dy.shape))
     return list(np.multiply(dy, is_last[:, None], out=spread))
+
+
+def flush(t: int, gradient: Array, workspace: Workspace) -> None:
+    """Now and then sets what is too small to matter to zero.
+
+    A gradient that vanishes on its way back becomes subnormal, and arithmetic with such numbers
+    takes ten times as long.
+    """
+    if t % FLUSH_EVERY:
+        return
+    size = np.abs(gradient, out=workspace.scratch("size", gradient.shape))
+    is_tiny = workspace.scratch("is_tiny", gradient.shape, bool)
+    np.copyto(gradient, 0, where=np.less(size, SMALLEST_GRADIENT, out=is_tiny))
 
 
 # ----- what a Layer says
