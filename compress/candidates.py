@@ -6,7 +6,8 @@ so that it stops pruning where the network has had enough.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+import time
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -27,13 +28,13 @@ from compress.pruning import PruneChannels
 from compress.pruning.channels import removable_widths, rounded_width
 from compress.quantization import QuantizeStatic
 from compress.quantization.placement import Placement, place
-from compress.quantization.post_training import PostTraining, ways
-from compress.recipe import Recipe, steps_to_toml
+from compress.quantization.post_training import DYNAMIC_LSTM, PostTraining, ways
+from compress.recipe import Recipe, ending_table, steps_to_toml
 from compress.session import Session
 from compress.simplify import simplify
 from compress.technique import Compressed, Data, Kinds, Report, Technique
 from hlserve.errors import CompressionError, ConfigError
-from hlserve.nn.layers import BatchNorm
+from hlserve.nn.layers import LSTM, BatchNorm
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -121,7 +122,7 @@ def network_ladder(network: Network, data: Data, plan: Plan, notes: list[str]) -
         notes: what could not be tried, and why, is added here.
     """
     if plan.recipe is not None:
-        yield from _offered("recipe", network, plan.recipe.steps, data, notes)
+        yield _offered("recipe", network, plan.recipe, data)
         return
     if plan.student is not None:
         yield from _student_rungs(plan.student, data, plan, notes)
@@ -181,7 +182,7 @@ def onnx_ladder(
         except CompressionError as error:
             notes.append(f"{way.name} was left out: {error}")
             continue
-        steps = [{"technique": "Simplify"}, {"technique": "PostTraining", **_settings(way)}]
+        steps = [{"technique": "Simplify"}, ending_table(way)]
         yield _from_onnx(way.name, changed, steps)
 
 
@@ -271,6 +272,7 @@ def _with_endings(
         full = ", ".join(part for part in (name, ending) if part) or "folded"
         recipe = Recipe((*steps, *more)).to_toml()
         is_inside |= yield _from_network(full, done.network, recipe, done.reports, data)
+    is_inside |= yield from _with_integer_lstm(name, shared, steps, data, plan, notes)
     return is_inside
 
 
@@ -280,12 +282,50 @@ def _placement(network: Network, steps: tuple[Technique, ...]) -> Placement:
     return place(network, step.layers)
 
 
-def _offered(
-    name: str, network: Network, steps: tuple[Technique, ...], data: Data, notes: list[str]
-) -> Iterator[Candidate]:
+def _with_integer_lstm(
+    name: str,
+    shared: Compressed,
+    steps: tuple[Technique, ...],
+    data: Data,
+    plan: Plan,
+    notes: list[str],
+) -> Generator[Candidate, bool, bool]:
+    """The one ending that only a file can have: its operator is ONNX Runtime's own."""
+    has_lstm = any(isinstance(node.layer, LSTM) for node in shared.network.nodes)
+    if plan.quantize == "none" or not has_lstm:
+        return False
+    full = ", ".join(part for part in (name, DYNAMIC_LSTM.name) if part)
+    recipe = Recipe(steps, ending=DYNAMIC_LSTM).to_toml()
+    candidate = _from_network(full, shared.network, recipe, shared.reports, data)
+    try:
+        ended = _ended(candidate, DYNAMIC_LSTM, shared.network)
+    except CompressionError as error:
+        notes.append(f"{full} was left out: {error}")
+        return False
+    return (yield ended)
+
+
+def _ended(candidate: Candidate, way: PostTraining, network: Network) -> Candidate:
+    """The same candidate with its file quantized."""
+    started = time.perf_counter()
+    model = way.apply(onnx.load_model_from_string(candidate.model), {}).SerializeToString()
+    table = ending_table(way)
+    report = Report(
+        technique=table.pop("technique"),
+        settings=table,
+        parameters=candidate.parameters,
+        macs=network.macs(),
+        size_bytes=len(model),
+        seconds=time.perf_counter() - started,
+    )
+    return replace(candidate, model=model, steps=(*candidate.steps, report))
+
+
+def _offered(name: str, network: Network, recipe: Recipe, data: Data) -> Candidate:
     """One recipe: what goes wrong in it is the user's to know, so it is raised."""
-    done = Recipe(steps).apply(network, data)
-    yield _from_network(name, done.network, Recipe(steps).to_toml(), done.reports, data)
+    done = recipe.apply(network, data)
+    candidate = _from_network(name, done.network, recipe.to_toml(), done.reports, data)
+    return candidate if recipe.ending is None else _ended(candidate, recipe.ending, done.network)
 
 
 def _tried(
@@ -309,15 +349,6 @@ def _from_network(
 
 def _from_onnx(name: str, model: onnx.ModelProto, steps: list[dict[str, Any]]) -> Candidate:
     return Candidate(name, model.SerializeToString(), parameter_count(model), steps_to_toml(steps))
-
-
-def _settings(way: PostTraining) -> dict[str, Any]:
-    return {
-        "name": way.name,
-        "static": way.static,
-        "dynamic": way.dynamic,
-        "per_channel": way.per_channel,
-    }
 
 
 def _some(feeds: Mapping[str, Array], n: int, seed: int) -> dict[str, Array]:

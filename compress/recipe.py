@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +23,7 @@ from compress.distillation import Distill, FineTune
 from compress.folding import FoldBatchNorm, FoldScale
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
+from compress.quantization.post_training import PostTraining
 from compress.technique import Compressed, Data, Report, Technique
 from hlserve.errors import CompressionError, ConfigError, SchemaVersionError
 from hlserve.nn.network import Network
@@ -43,9 +44,15 @@ TECHNIQUES: tuple[type[Technique], ...] = (
 @final
 @dataclass(frozen=True, slots=True)
 class Recipe(Technique):
-    """Techniques one after another; a technique itself, with a report row for every step."""
+    """Techniques one after another; a technique itself, with a report row for every step.
+
+    Attributes:
+        steps: what is done to the network.
+        ending: what is done to the file it is exported to; not a part of ``apply``.
+    """
 
     steps: tuple[Technique, ...]
+    ending: PostTraining | None = None
 
     def transform(self, network: Network, data: Data) -> Compressed:
         """See Technique."""
@@ -61,9 +68,10 @@ class Recipe(Technique):
 
     def to_toml(self) -> str:
         """The recipe as ``from_toml`` reads it."""
-        return steps_to_toml(
-            [{"technique": type(step).__name__, **step.settings()} for step in self.steps]
-        )
+        tables = [{"technique": type(step).__name__, **step.settings()} for step in self.steps]
+        if self.ending is not None:
+            tables.append(ending_table(self.ending))
+        return steps_to_toml(tables)
 
     @classmethod
     def from_toml(cls, text: str, *, name: str = "recipe") -> Recipe:
@@ -84,7 +92,16 @@ class Recipe(Technique):
         steps = content.get("step", [])
         if not isinstance(steps, list) or not steps:
             raise ConfigError(f"{name}: no steps; write one or more tables [[step]]")
-        return cls(tuple(_step(f"{name}, step {n}", s) for n, s in enumerate(steps, start=1)))
+        *known, last = (
+            _step(f"{name}, step {n}", s, is_last=n == len(steps))
+            for n, s in enumerate(steps, start=1)
+        )
+        techniques = tuple(step for step in known if isinstance(step, Technique))
+        return (
+            cls((*techniques, last))
+            if isinstance(last, Technique)
+            else cls(techniques, ending=last)
+        )
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -118,10 +135,17 @@ def steps_to_toml(steps: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _step(where: str, content: object) -> Technique:
+def ending_table(ending: PostTraining) -> dict[str, Any]:
+    """The table of a step that is done to a file."""
+    return {"technique": PostTraining.__name__, **asdict(ending)}
+
+
+def _step(where: str, content: object, *, is_last: bool) -> Technique | PostTraining:
     if not isinstance(content, dict) or not isinstance(content.get("technique"), str):
         raise ConfigError(f'{where}: expected a table with technique = "..."')
-    known = {technique.__name__: technique for technique in TECHNIQUES}
+    known: dict[str, type[Technique] | type[PostTraining]] = {t.__name__: t for t in TECHNIQUES}
+    if is_last:  # it changes the exported file, and no technique takes a file
+        known[PostTraining.__name__] = PostTraining
     name = content["technique"]
     if name not in known:
         raise ConfigError(f"{where}: unknown technique {name!r}; there are {', '.join(known)}")

@@ -8,6 +8,9 @@ from typing import final
 from compress.folding.bypass import without
 from compress.technique import Compressed, Data, Technique, require_floats
 from hlserve.nn.layers import (
+    GRU,
+    LSTM,
+    RNN,
     AvgPool1d,
     AvgPool2d,
     Conv1d,
@@ -23,6 +26,8 @@ from hlserve.nn.layers import (
 )
 from hlserve.nn.network import Network, Node
 
+# Layers that read their input through ``weight`` alone.
+_READERS = (Conv1d, Conv2d, GRU, LSTM, Linear, RNN)
 # Layers f with f(c * x) = c * f(x), for positive c in the last two.
 _LINEAR_IN_SIZE = (AvgPool1d, AvgPool2d, Flatten, GlobalAvgPool, Reshape)
 _LINEAR_IN_POSITIVE_SIZE = (MaxPool1d, MaxPool2d, ReLU)
@@ -61,7 +66,7 @@ def _weights_behind(network: Network, name: str, *, is_positive: bool) -> list[N
     for node in network.nodes:
         if name not in node.inputs:
             continue
-        if isinstance(node.layer, Linear | Conv1d | Conv2d):
+        if isinstance(node.layer, _READERS):
             found.append(node)
             continue
         behind = (

@@ -124,6 +124,11 @@ class PostTraining:
         )
 
 
+# LSTM's integer form keeps int8 weights and measures its input and state in every step; GRU and
+# RNN have none in ONNX Runtime.
+DYNAMIC_LSTM = PostTraining("dynamic int8 LSTM", dynamic=("LSTM",))
+
+
 def ways(model: onnx.ModelProto) -> tuple[PostTraining, ...]:
     """Those worth trying on this graph."""
     kinds = {node.op_type for node in nodes(model.graph)}
@@ -139,7 +144,7 @@ def ways(model: onnx.ModelProto) -> tuple[PostTraining, ...]:
     if kinds & set(_DYNAMIC) and "Conv" not in kinds:
         found.append(PostTraining("dynamic int8", dynamic=_DYNAMIC))
     if "LSTM" in kinds and _has_default_layout(model):
-        found.append(PostTraining("dynamic int8 LSTM", dynamic=("LSTM",)))
+        found.append(DYNAMIC_LSTM)
         if has_core:
             found.append(
                 PostTraining("dynamic int8 LSTM, static int8", static=_CORE, dynamic=("LSTM",))

@@ -434,6 +434,7 @@ def test_depthwise_channels_go_with_their_input_and_other_groups_stay(
         (lambda: Reshape((0, 4)), "at least 1"),
         (lambda: LSTM(0, 3), r"LSTM: input_size \(=0\) and hidden_size \(=3\) must be at least 1"),
         (lambda: GRU(3, -1), r"GRU: input_size \(=3\) and hidden_size \(=-1\)"),
+        (lambda: GRU(1, 2**20), r"GRU: .* hidden_size \(=1048576\) are too large"),
         (lambda: RNN(3, 2, activation="gelu"), "activation is 'gelu', expected 'tanh' or 'relu'"),
     ],
 )

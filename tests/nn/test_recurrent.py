@@ -15,6 +15,7 @@ from hlserve.nn.gradcheck import check_gradients
 from hlserve.nn.layers import GRU, LSTM, RNN, Linear, PaddingMask, Reshape, Softmax
 from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.param import Array
+from hlserve.nn.workspace import Workspace
 
 KINDS = [LSTM, GRU, RNN]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -70,6 +71,22 @@ def test_an_empty_sequence_has_zero_states_in_onnx_runtime_too(
     export.check_parity(network, export.to_onnx(network), rows)
 
 
+@every_kind
+def test_gradients_that_vanish_do_so_before_they_are_subnormal(kind: type[Any]) -> None:
+    layer = kind(3, 8, last_only=True)
+    layer.initialize(np.random.default_rng(0))
+    layer.recurrent_weight.value[...] *= 0.5
+    x = np.random.default_rng(0).standard_normal((400, 3, 4)).astype(np.float32)
+    _, backward = layer.forward(x, training=True, workspace=Workspace())
+    (dx,) = backward(np.ones((8, 4), np.float32))
+    sizes = np.abs(dx)
+    assert not sizes[:100].any()
+    assert sizes[-1].all()
+    # Slopes near zero make a few subnormal products of gradients that are none.
+    is_subnormal = (sizes > 0) & (sizes < np.finfo(np.float32).tiny)
+    assert is_subnormal.mean() < 1e-3
+
+
 def test_padding_inside_a_sequence_counts_as_an_id() -> None:
     network = Network(
         [Input("ids", (5,), "int64")], [Node("m", PaddingMask(), ("ids",))], {"m": "m"}
@@ -103,6 +120,21 @@ def test_specs_build_what_they_say(spec: str, n_parameters: int, shape: tuple[in
     assert all(param.value.any() for name, param in network.params().items() if "weight" in name)
     rng = np.random.default_rng(0)
     check_gradients(network, rng.random((2, *shape)), rng=rng, until=network.logits_node)
+
+
+@every_kind
+def test_recurrent_weights_start_orthogonal_and_forget_gates_open(kind: type[Any]) -> None:
+    layer = kind(3, 6, bidirectional=True)
+    layer.initialize(np.random.default_rng(0))
+    gates = layer.recurrent_weight.value.reshape(-1, 6, 6)
+    products = gates @ gates.transpose(0, 2, 1)
+    np.testing.assert_allclose(
+        products, np.broadcast_to(np.eye(6), products.shape), atol=1e-6
+    )  # float32
+    bias = np.zeros_like(layer.bias.value)
+    if kind is LSTM:
+        bias[:, 2 * 6 : 3 * 6] = 1  # f of i, o, f, c
+    np.testing.assert_array_equal(layer.bias.value, bias)
 
 
 def test_multiply_accumulates_are_those_of_every_step() -> None:

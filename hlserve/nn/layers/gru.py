@@ -179,6 +179,7 @@ class _Walk:
             np.matmul(turned, dz[: _GATES * self._hidden, t], out=dh)
             dh += through
             dh *= 0.5
+            recurrence.flush(t, dh, self._workspace)
         return self._finish(dz, need_dx)
 
     def _step_back(self, t: int, dh: Array, dz: Array) -> None:

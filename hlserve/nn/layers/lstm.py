@@ -161,6 +161,8 @@ class _Walk:
             self._step_back(t, dh, dc, (a, b, rest))
             if t > 0:
                 np.matmul(recurrent, self._gates[t], out=dh)
+            recurrence.flush(t, dh, self._workspace)
+            recurrence.flush(t, dc, self._workspace)
         return self._finish(need_dx)
 
     def _step_back(self, t: int, dh: Array, dc: Array, spare: tuple[Array, Array, Array]) -> None:

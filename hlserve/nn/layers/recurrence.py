@@ -16,6 +16,11 @@ from hlserve.nn.layer import Backward, Shape
 from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
+MOST_GATE_WEIGHTS = 2**28  # more is a slip, or a damaged checkpoint
+FLUSH_EVERY = 8  # steps
+SMALLEST_GRADIENT = 1e-30  # float32 is subnormal below 1.2e-38: eight steps are left to shrink in
+_ONNX_INT32 = 6  # TensorProto.INT32
+
 
 class Recurrent(Protocol):
     """What these functions ask of a layer. Weights are laid out as ONNX has them."""
@@ -80,7 +85,7 @@ class Cell(Protocol):
 
 
 def require_sizes(kind: str, layer: Recurrent) -> None:
-    """Refuses sizes below 1.
+    """Refuses sizes below 1, and such as no memory holds.
 
     Raises:
         ConfigError: one is.
@@ -89,6 +94,11 @@ def require_sizes(kind: str, layer: Recurrent) -> None:
         raise ConfigError(
             f"{kind}: input_size (={layer.input_size}) and hidden_size (={layer.hidden_size}) "
             "must be at least 1"
+        )
+    if layer.hidden_size * max(layer.input_size, layer.hidden_size) > MOST_GATE_WEIGHTS:
+        raise ConfigError(
+            f"{kind}: input_size (={layer.input_size}) and hidden_size (={layer.hidden_size}) "
+            "are too large"
         )
 
 
@@ -230,6 +240,19 @@ def _from_last(
     return list(np.multiply(dy, is_last[:, None], out=spread))
 
 
+def flush(t: int, gradient: Array, workspace: Workspace) -> None:
+    """Now and then sets what is too small to matter to zero.
+
+    A gradient that vanishes on its way back becomes subnormal, and arithmetic with such numbers
+    takes ten times as long.
+    """
+    if t % FLUSH_EVERY:
+        return
+    size = np.abs(gradient, out=workspace.scratch("size", gradient.shape))
+    is_tiny = workspace.scratch("is_tiny", gradient.shape, bool)
+    np.copyto(gradient, 0, where=np.less(size, SMALLEST_GRADIENT, out=is_tiny))
+
+
 # ----- what a Layer says
 
 
@@ -318,6 +341,3 @@ def _sequence_lens(g: GraphBuilder, masks: Sequence[str]) -> list[str]:
     axes = g.constant(np.array([1], np.int64), "axes")
     lengths = g.node("ReduceSum", [masks[0], axes], keepdims=0)
     return [g.node("Cast", [lengths], to=_ONNX_INT32)]
-
-
-_ONNX_INT32 = 6  # TensorProto.INT32

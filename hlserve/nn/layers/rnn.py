@@ -120,6 +120,7 @@ class RNN(Layer):
                     dh *= mask[t]
                 np.multiply(dh, self._slope(states[:, t + 1], workspace), out=dz[:, t])
                 np.matmul(weights[:, -hidden:].T, dz[:, t], out=dh)
+                recurrence.flush(t, dh, workspace)
             return self._finish(direction, dz, steps, workspace, need_dx=need_dx)
 
         return backward
