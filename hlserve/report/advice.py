@@ -60,13 +60,14 @@ def more_rows(facts: Facts, signs: Signs) -> str:
     if _is_notable(gain, signs):
         return f"More rows: {brought}; another one may bring about half of that to all of it."
     if gain.low > 0:
-        return f"More rows help little: {brought}."
+        return f"More rows help a little: {brought}."
     return f"More rows are not known to help: {brought}, which may be chance."
 
 
 def _against_overfitting(facts: Facts, signs: Signs, levers: Levers) -> Iterator[str]:
     gain = facts.curve.doubling if facts.curve else None
-    if gain is None or gain.low > 0:
+    is_promising = gain is None or _is_notable(gain, signs)
+    if is_promising:
         yield more_rows(facts, signs)
     if levers.is_image:
         yield "Augmentation: shifted or mirrored copies of the images act like more rows."
@@ -79,7 +80,7 @@ def _against_overfitting(facts: Facts, signs: Signs, levers: Levers) -> Iterator
     yield f"More regularization: --weight-decay {number(decay)}, or dropout before the last layers."
     if levers.narrower_spec is not None:
         yield f"A smaller network: --arch {levers.narrower_spec}."
-    if gain is not None and gain.low <= 0:
+    if not is_promising:
         yield more_rows(facts, signs)
 
 

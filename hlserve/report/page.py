@@ -8,11 +8,13 @@ from hlserve.report.sections import sections
 
 _CSS = """
 :root { color-scheme: light dark; --font: system-ui, "Segoe UI", "DejaVu Sans", sans-serif;
-  --paper: #ffffff; --panel: #f5f6f8; --ink: #1d2129; --faint: #8a919e; --line: #d9dde3;
+  --paper: #ffffff; --panel: #f5f6f8; --ink: #1d2129; --faint: #8a919e; --muted: #59616d;
+  --line: #d9dde3;
   --blue: #0072b2; --orange: #d55e00; --green: #00795a; --pink: #a8487e;
   --blue-rgb: 0, 114, 178; --orange-rgb: 213, 94, 0; }
 @media (prefers-color-scheme: dark) { :root {
-  --paper: #15181d; --panel: #1f242b; --ink: #e6e8eb; --faint: #8d96a3; --line: #343b45;
+  --paper: #15181d; --panel: #1f242b; --ink: #e6e8eb; --faint: #8d96a3; --muted: #a7b0bc;
+  --line: #343b45;
   --blue: #56b4e9; --orange: #f0953a; --green: #2fc79b; --pink: #e08fbd;
   --blue-rgb: 86, 180, 233; --orange-rgb: 240, 149, 58; } }
 * { box-sizing: border-box; }
@@ -25,8 +27,8 @@ h3 { font-size: 1.02rem; margin: 26px 0 8px; }
 nav a { color: var(--blue); margin-right: 16px; text-decoration: none; white-space: nowrap; }
 nav a:hover { text-decoration: underline; }
 p { margin: 6px 0; max-width: 76ch; }
-.look { color: var(--faint); font-style: italic; }
-.note, .small { color: var(--faint); font-size: .85rem; }
+.look { color: var(--muted); font-style: italic; }
+.note, .small { color: var(--muted); font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; margin: 8px 0; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line);
@@ -44,7 +46,7 @@ th { font-weight: 600; }
   max-height: 108px; overflow: hidden; text-overflow: ellipsis; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 6px 0;
   font-size: .92rem; }
-dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 details { margin-top: 18px; } summary { cursor: pointer; font-weight: 600; }
 .verdict { border-left: 5px solid var(--faint); background: var(--panel); padding: 10px 16px;
   margin: 12px 0; border-radius: 4px; }
@@ -62,7 +64,7 @@ details { margin-top: 18px; } summary { cursor: pointer; font-weight: 600; }
   overflow-wrap: anywhere; }
 .card img { image-rendering: pixelated; display: block; margin-bottom: 6px; }
 ul { padding-left: 22px; margin: 6px 0; } li { margin: 4px 0; max-width: 84ch; }
-footer { color: var(--faint); font-size: .85rem; margin: 44px 0 30px; }
+footer { color: var(--muted); font-size: .85rem; margin: 44px 0 30px; }
 @media print { nav { display: none; } h2 { break-after: avoid; } }
 """
 

@@ -48,9 +48,9 @@ def metric_plot(
         ]
         _line(axes, epochs, values, "validation", ORANGE)
         if train is not None:
-            axes.axhline(
-                factor * train.estimate, color=BLUE, linestyle="--", label="training, kept weights"
-            )
+            level = 2 * [factor * train.estimate]
+            ends = [epochs[0].epoch, epochs[-1].epoch]
+            axes.plot(ends, level, color=BLUE, linestyle="--", label="training, kept weights")
         unit = "% of the rows" if metric.is_share else "in units of the target"
         _finish(axes, _capital(metric.name), unit, epochs, best_epoch)
     return made.svg
@@ -209,10 +209,13 @@ def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], color: str)
     axes.set_ylim(len(names) - 0.5, -0.5)
     if shown:
         where, sizes = zip(*shown, strict=True)
+        low = 10.0 ** np.floor(np.log10(min(sizes)) - 0.1)
+        high = 10.0 ** np.ceil(np.log10(max(sizes)) + 0.1)
         axes.set_xscale("log")
-        axes.hlines(where, min(sizes) / 3, sizes, color=FAINT, linewidth=1.5)
+        axes.set_xlim(low, high)
+        axes.minorticks_off()
+        axes.hlines(where, low, sizes, color=FAINT, linewidth=1.5)
         axes.plot(sizes, where, "o", color=color, markersize=7)
-        axes.set_xlim(min(sizes) / 3, max(sizes) * 3)
 
 
 def _capital(text: str) -> str:
