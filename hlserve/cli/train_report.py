@@ -103,7 +103,7 @@ class _Measuring:
         examples = Examples.checked(job.network, inputs, job.labels)
         used = loss or default_loss(job.network, Part(examples, job.kept))
         self._subject = Subject(inputs, job.labels, used, kind_of(job.network, job.labels))
-        self._labels = _labels(job)
+        self._labels = _labels(job, settings.target)
         self._optimizer = make_optimizer(settings)
         self._batch_size = settings.batch_size or (32 if len(job.kept) < FEW_ROWS else 128)
         self._validation = self._subject.results(job.network, sample(job.apart))
@@ -272,14 +272,14 @@ def _mlp(widths: list[int], options: str) -> str:
     return f"mlp:{','.join(map(str, widths))}{options}"
 
 
-def _labels(job: Job) -> tuple[str, ...]:
+def _labels(job: Job, target: str | None) -> tuple[str, ...]:
     """What the outputs are called."""
     given = job.network.class_labels
     n = job.network.shapes[job.network.logits_node][0]
     if given is not None and len(given) == n:
         return given
-    if job.dataset.task == "regression" and n == 1 and job.dataset.train.y is not None:
-        return ("target",)
+    if job.dataset.task == "regression" and n == 1:
+        return (target or "target",)
     return tuple(str(i) for i in range(n))
 
 

@@ -130,7 +130,7 @@ def _for_well_fitted(facts: Facts, signs: Signs) -> Iterator[str]:
     if gain is not None and _is_notable(gain, signs):
         yield more_rows(facts, signs)
         return
-    yield "Nothing has to change. For a smaller and faster model go on with `hlserve compress`."
+    yield "Nothing has to change. For a smaller and faster model go on with: hlserve compress."
     if signs.has_large_error:
         yield "To get better, look at the worst examples: other inputs or cleaner labels."
 

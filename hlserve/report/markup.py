@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from hlserve.report.learning import Confusion, Picture
 
-_SMALLEST_SIDE = 84  # pixels on the page
+_SMALLEST_SIDE = 112  # pixels on the page
 
 
 class Markup(str):

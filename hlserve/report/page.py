@@ -50,7 +50,7 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 details { margin-top: 18px; } summary { cursor: pointer; font-weight: 600; }
 .verdict { border-left: 5px solid var(--faint); background: var(--panel); padding: 10px 16px;
   margin: 12px 0; border-radius: 4px; }
-.verdict b { font-size: 1.15rem; text-transform: capitalize; }
+.verdict b { font-size: 1.15rem; }
 .verdict.well-fitted { border-color: var(--green); }
 .verdict.overfitting { border-color: var(--orange); }
 .verdict.underfitting { border-color: var(--blue); }

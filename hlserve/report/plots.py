@@ -72,13 +72,18 @@ def learning_curve_plot(curve: LearningCurve, metric: Metric | None) -> str:
     with drawing("learning-curve", f"{name} over training rows", height=3.4) as made:
         (axes,) = made.axes
         rows = [point.rows for point in curve.points]
-        for part, color, style in (("train", BLUE, "s--"), ("validation", ORANGE, "o-")):
+        # Side by side, so that no interval hides another.
+        for part, color, style, aside in (
+            ("train", BLUE, "s--", 0.985),
+            ("validation", ORANGE, "o-", 1.015),
+        ):
             scores = [getattr(point, part) for point in curve.points]
             middle = np.array([factor * s.estimate for s in scores])
             ends = np.array([[factor * s.low, factor * s.high] for s in scores]).T
             label = "training" if part == "train" else "validation"
+            x = aside * np.array(rows)
             axes.errorbar(
-                rows, middle, np.abs(ends - middle), fmt=style, color=color, capsize=4, label=label
+                x, middle, np.abs(ends - middle), fmt=style, color=color, capsize=4, label=label
             )
         axes.set_xscale("log")
         axes.set_xticks(
@@ -87,7 +92,7 @@ def learning_curve_plot(curve: LearningCurve, metric: Metric | None) -> str:
         axes.minorticks_off()
         axes.set_xlabel("training rows, and their share of all (log scale)")
         axes.set_ylabel("% of the rows" if factor == 100 else "mean over the rows")
-        axes.set_title(f"{_capital(name)} over training rows, {curve.steps:,} steps each")
+        axes.set_title(f"{_capital(name)} over training rows")
         axes.legend()
     return made.svg
 
@@ -143,15 +148,16 @@ def calibration_plot(calibration: Calibration) -> str:
             [100 * (b.confidence or 0.0) for b in filled],
             middle,
             np.abs(ends - middle),
-            fmt="o-",
+            fmt="o",
             color=ORANGE,
             capsize=4,
-            label="validation, with 95 % intervals",
+            label="validation, 95 % intervals",
         )
         left.set_title("Stated against observed")
         left.set_xlabel("stated probability, %")
         left.set_ylabel("came true, %")
-        left.legend(loc="upper left")
+        left.set_ylim(-4, 104)
+        left.legend(loc="lower right")
         centres = [50 * (b.low + b.high) for b in calibration.bins]
         right.bar(centres, [b.rows for b in calibration.bins], width=9, color=BLUE, alpha=0.8)
         right.set_title("How sure it is")

@@ -91,7 +91,10 @@ def _parts(report: LearningReport) -> Markup:
         wording.score(base.metric, metric),
         wording.number(base.loss),
     )
-    return table(("rows", "count", f"{name} (with 95 % interval)", "loss"), [*body, line])
+    told = table(("rows", "count", name, "loss"), [*body, line])
+    if any(part.name == "test" for part in report.parts):
+        return told
+    return Markup(told + element("p", "The data has no test rows of its own.", cls="note"))
 
 
 def _verdict(report: LearningReport) -> Markup:
@@ -103,7 +106,7 @@ def _verdict(report: LearningReport) -> Markup:
         ),
         element(
             "div",
-            element("b", verdict.kind),
+            element("b", verdict.kind.capitalize()),
             element("p", verdict.sentence),
             cls="verdict " + verdict.kind.replace(" ", "-"),
         ),
@@ -273,10 +276,12 @@ def _worst(report: LearningReport) -> Markup:
     examples = report.worst.examples
     if examples[0].picture is not None:
         return Markup(look + element("div", *map(_card, examples), cls="cards"))
-    head = ("row", "true", "predicted", "probability of the truth", "loss", *report.worst.columns)
+    stated = ("p(true)",) if examples[0].probability is not None else ()
+    head = ("row", "true", "predicted", *stated, "loss", *report.worst.columns)
     body = [
         (
-            *(f"{e.row:,}", e.truth, e.predicted, wording.percent(e.probability)),
+            *(f"{e.row:,}", e.truth, e.predicted),
+            *(wording.percent(e.probability) for _ in stated),
             *(wording.number(e.loss), *map(wording.number, e.values)),
         )
         for e in examples
@@ -291,7 +296,7 @@ def _card(example: Example) -> Markup:
         element("div", element("b", example.truth)),
         element("div", f"taken for {example.predicted}"),
         element("div", f"p(true) {wording.percent(example.probability)}", cls="small"),
-        element("div", f"row {example.row}, loss {wording.number(example.loss)}", cls="small"),
+        element("div", f"row {example.row}, loss {example.loss:.2f}", cls="small"),
     ]
     return element("div", *told, cls="card")
 

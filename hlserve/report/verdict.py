@@ -134,19 +134,18 @@ def _curve_lines(facts: Facts, signs: Signs) -> Iterator[str]:
         return
     if curve.doubling is not None:
         yield (
-            f"Learning curve: the last doubling of the training rows brought "
+            f"Learning curve: the last doubling of the training rows gained "
             f"{change(curve.doubling, facts.metric)}."
         )
     if curve.longer is not None:
         yield (
-            f"The whole training is better than one of {curve.steps:,} steps on the same rows by "
-            f"{change(curve.longer, facts.metric)}."
+            f"Against a copy with the same rows and {curve.steps:,} steps the whole training "
+            f"gained {change(curve.longer, facts.metric)}."
         )
     if curve.wider is not None and curve.points:
         last = score_interval(curve.points[-1].validation, facts.metric)
         helps = "it helps" if signs.helps_wider else "no notable help"
         yield (
-            f"A wider copy ({curve.wider_spec}) is better by "
-            f"{change(curve.wider, facts.metric)} than the same training of this network, "
-            f"which reached {last}: {helps}."
+            f"A wider copy ({curve.wider_spec}) gained {change(curve.wider, facts.metric)} over "
+            f"this network in the same {curve.steps:,} steps, which reached {last}: {helps}."
         )
