@@ -39,9 +39,7 @@ FALLING = [1.0 - 0.05 * i for i in range(12)]
 TURNING = [1.0, 0.6, 0.45, 0.4, 0.42, 0.48, 0.55, 0.63, 0.7, 0.78, 0.85, 0.9]
 
 
-def epochs(
-    validation: Sequence[float], train: Sequence[float] | None = None
-) -> tuple[Epoch, ...]:
+def epochs(validation: Sequence[float], train: Sequence[float] | None = None) -> tuple[Epoch, ...]:
     """A history with these losses; the training loss falls evenly unless told."""
     told = train if train is not None else [1.0 / (1 + i) for i in range(len(validation))]
     return tuple(
@@ -80,7 +78,9 @@ def facts(
 def curve(**gains: Any) -> LearningCurve:
     """A learning curve with these gains."""
     points = tuple(
-        CurvePoint(s, round(1000 * s), 3, Interval(0.9, 0.88, 0.92), Interval(0.7 + s / 10, 0.6, 0.9))
+        CurvePoint(
+            s, round(1000 * s), 3, Interval(0.9, 0.88, 0.92), Interval(0.7 + s / 10, 0.6, 0.9)
+        )
         for s in (0.1, 0.25, 0.5, 1.0)
     )
     return msgspec.structs.replace(LearningCurve(100, 1.5, points), **gains)

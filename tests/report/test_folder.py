@@ -14,7 +14,9 @@ def test_the_data_reads_back_as_it_was(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["index.html", "report.json"]
     assert (tmp_path / "deep" / "index.html").read_bytes() == "päge".encode()
     assert size == 5
-    read = msgspec.json.decode((tmp_path / "deep" / "report.json").read_bytes(), type=LearningReport)
+    read = msgspec.json.decode(
+        (tmp_path / "deep" / "report.json").read_bytes(), type=LearningReport
+    )
     assert read == report()
     assert read.schema_version == 1
 

@@ -15,7 +15,9 @@ def layer(**changes: float | None) -> LayerHealth:
 
 
 def test_healthy_layers_have_no_flags() -> None:
-    assert [x.flags for x in with_flags([layer(dead=0.1), layer(saturated=0.2), layer()])] == [()] * 3
+    assert [x.flags for x in with_flags([layer(dead=0.1), layer(saturated=0.2), layer()])] == [
+        ()
+    ] * 3
 
 
 def test_dead_saturated_and_constant_layers_stand_out() -> None:
