@@ -62,8 +62,8 @@ class Trained:
 
 def learning_curve(
     network: Network, job: CurveJob, whole_scores: NDArray[np.float64]
-) -> tuple[LearningCurve, Trained | None] | None:
-    """The curve, and its last copy; None where Ctrl-C ended it or the rows are too few.
+) -> LearningCurve | None:
+    """The curve; None where Ctrl-C ended it or the rows are too few.
 
     Every copy starts anew and takes the same number of steps, so that copies differ by their
     rows alone; each holds the rows of the one before.
@@ -86,14 +86,13 @@ def learning_curve(
         return None
     last = copies[-1]
     is_whole = last.point.share == 1.0
-    curve = LearningCurve(
+    return LearningCurve(
         steps=job.steps,
         seconds=time.perf_counter() - started,
         points=tuple(copy.point for copy in copies),
         doubling=_doubling(copies, job.subject),
         longer=job.subject.gain(whole_scores, last.scores) if is_whole else None,
     )
-    return curve, last if is_whole else None
 
 
 def train_copy(network: Network, job: CurveJob, share: float, rows: Indices) -> Trained | None:

@@ -168,21 +168,20 @@ class _Measuring:
             f"{', '.join(f'{share:.0%}' for share in SHARES)} of the training rows",
             err=True,
         )
-        made = learning_curve(self._network, job, self._subject.scores(self._validation))
-        if made is None:
+        curve = learning_curve(self._network, job, self._subject.scores(self._validation))
+        if curve is None:
             return None
-        curve, last = made
         wider = wider_spec(self._settings.arch)
         signs = read_signs(replace(facts, curve=curve))
         is_doubtful = not signs.is_gap_notable and signs.train_error > DOUBTFUL_ERROR
-        if last is None or wider is None or not is_doubtful:
+        if wider is None or not is_doubtful:
             return curve
         click.echo(f"learning curve: a wider copy ({wider}), {job.steps:,} steps", err=True)
         network = prepare(replace(self._settings, arch=wider)).network
         copy = train_copy(network, job, 1.0, self._job.kept)
         if copy is None:
             return curve
-        gain = self._subject.gain(copy.scores, last.scores)
+        gain = self._subject.gain(copy.scores, self._subject.scores(self._validation))
         return msgspec.structs.replace(curve, wider_spec=wider, wider=gain)
 
     def _curve_job(self) -> CurveJob:

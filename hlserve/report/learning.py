@@ -156,7 +156,9 @@ class LearningCurve(msgspec.Struct, frozen=True):
         longer: how much better the whole training is than the last point, which saw the same
             rows in fewer steps.
         wider_spec: the architecture of the wider copy, where one was tried.
-        wider: how much better the wider copy is than the last point.
+        wider: how much better the wider copy, in ``steps`` steps, is than the whole training
+            of the network in all of its own; a wider network learns more a step, so the last
+            point would be no fair match.
     """
 
     steps: int

@@ -25,7 +25,7 @@ from hlserve.report.learning import (
 
 NOTABLE_GAP = 0.03  # a smaller gap is small in itself, however many rows prove it
 NOTABLE_GAIN = 0.03
-NOTABLE_LONGER = 0.05  # four times the steps nearly always bring a little
+NOTABLE_LONGER = 0.10  # of four times the steps; the next four times bring about a third
 NOTABLE_RISE = 0.05  # of the baseline's loss
 NOTABLE_FALL = 0.01  # of the baseline's loss, in as many more epochs as the slope was seen over
 WIDE_GAP = 0.10  # a gap that may be this large for all the rows say is not known

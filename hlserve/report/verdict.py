@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hlserve.report.advice import Levers, advise
 from hlserve.report.learning import Verdict, VerdictKind
 from hlserve.report.signs import LARGE_ERROR, NOTABLE_GAP, Facts, Signs, read_signs
-from hlserve.report.wording import change, number, percent, rows, score_interval
+from hlserve.report.wording import change, number, percent, rows
 
 
 def judge(facts: Facts, levers: Levers) -> Verdict:
@@ -61,8 +61,8 @@ def _sentence(kind: VerdictKind, facts: Facts, signs: Signs) -> str:
     if signs.has_large_error:
         return (
             "Training and validation agree. The error that is left is large, but neither more "
-            "steps nor a wider copy did notably better: it seems to lie in the rows (noise, or "
-            "inputs that do not tell enough)."
+            "steps nor a wider copy proved that it can be learnt: it may lie in the rows (noise, "
+            "or inputs that do not tell enough)."
         )
     return "Training and validation agree, and nothing shows that more could be learnt soon."
 
@@ -71,7 +71,7 @@ def _what_is_missing(signs: Signs) -> str:
     if signs.is_no_better:
         return "it answers hardly better than without looking at its input."
     if signs.helps_wider:
-        return "a wider copy does clearly better in the same number of steps."
+        return "a wider copy does clearly better, and in fewer steps."
     if signs.is_improving:
         return "it was still getting better when the training ended."
     if signs.helps_longer:
@@ -142,10 +142,9 @@ def _curve_lines(facts: Facts, signs: Signs) -> Iterator[str]:
             f"Against a copy with the same rows and {curve.steps:,} steps the whole training "
             f"gained {change(curve.longer, facts.metric)}."
         )
-    if curve.wider is not None and curve.points:
-        last = score_interval(curve.points[-1].validation, facts.metric)
-        helps = "it helps" if signs.helps_wider else "no notable help"
+    if curve.wider is not None:
+        helps = "it helps" if signs.helps_wider else "no proof that width helps"
         yield (
-            f"A wider copy ({curve.wider_spec}) gained {change(curve.wider, facts.metric)} over "
-            f"this network in the same {curve.steps:,} steps, which reached {last}: {helps}."
+            f"Against the whole training a wider copy ({curve.wider_spec}) gained "
+            f"{change(curve.wider, facts.metric)} in {curve.steps:,} steps: {helps}."
         )
