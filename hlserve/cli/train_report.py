@@ -47,6 +47,7 @@ from hlserve.report.signs import Facts, read_signs
 from hlserve.report.verdict import judge
 
 DOUBTFUL_ERROR = 0.1  # of the baseline's: below it a wider network has little left to win
+AFFORDABLE_MACS, MOST_MACS_RATIO = 100_000, 3  # of the wider copy: it takes a quarter of the steps
 _SMALL_WIDTH, _LEAST_WIDTH = 64, 16
 _MLP = re.compile(r"mlp:(\d+(?:,\d+)*)(.*)")
 
@@ -171,18 +172,25 @@ class _Measuring:
         curve = learning_curve(self._network, job, self._subject.scores(self._validation))
         if curve is None:
             return None
-        wider = wider_spec(self._settings.arch)
         signs = read_signs(replace(facts, curve=curve))
         is_doubtful = not signs.is_gap_notable and signs.train_error > DOUBTFUL_ERROR
-        if wider is None or not is_doubtful:
+        return self._with_wider_copy(curve, job) if is_doubtful else curve
+
+    def _with_wider_copy(self, curve: LearningCurve, job: CurveJob) -> LearningCurve:
+        """The curve with what a wider copy gains, where one is known and affordable."""
+        spec = wider_spec(self._settings.arch)
+        if spec is None:
             return curve
-        click.echo(f"learning curve: a wider copy ({wider}), {job.steps:,} steps", err=True)
-        network = prepare(replace(self._settings, arch=wider)).network
+        network = prepare(replace(self._settings, arch=spec)).network
+        macs, own_macs = (sum(r.macs for r in layer_rows(n)) for n in (network, self._network))
+        if macs > max(AFFORDABLE_MACS, MOST_MACS_RATIO * own_macs):
+            return curve
+        click.echo(f"learning curve: a wider copy ({spec}), {job.steps:,} steps", err=True)
         copy = train_copy(network, job, 1.0, self._job.kept)
         if copy is None:
             return curve
         gain = self._subject.gain(copy.scores, self._subject.scores(self._validation))
-        return msgspec.structs.replace(curve, wider_spec=wider, wider=gain)
+        return msgspec.structs.replace(curve, wider_spec=spec, wider=gain)
 
     def _curve_job(self) -> CurveJob:
         settings, job = self._settings, self._job

@@ -89,10 +89,10 @@ def test_enough_rows_and_width_are_well_fitted(tmp_path: Path) -> None:
 
 def test_noise_that_no_width_can_learn_is_well_fitted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(3000, 2)).astype(np.float32)
-    y = np.where(rng.random(3000) < 0.4, rng.integers(0, 2, 3000), x[:, 0] > 0)
+    x = rng.normal(size=(5000, 2)).astype(np.float32)
+    y = np.where(rng.random(5000) < 0.4, rng.integers(0, 2, 5000), x[:, 0] > 0)
     np.savez(tmp_path / "noise.npz", x=x, y=y)
-    words = ["--arch", "mlp:16", "--validation", 0.4]
+    words = ["--arch", "mlp:16", "--validation", 0.4, "--epochs", 12]
     told = trained(tmp_path, "--data", tmp_path / "noise.npz", *words)
     assert told.verdict.kind == "well fitted"
     assert "it may lie in the rows" in told.verdict.sentence
