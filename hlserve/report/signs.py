@@ -25,6 +25,7 @@ from hlserve.report.learning import (
 
 NOTABLE_GAP = 0.03  # a smaller gap is small in itself, however many rows prove it
 NOTABLE_GAIN = 0.03
+NOTABLE_LATE_FALL = 0.03  # of the baseline's loss, in the second half of the epochs
 NOTABLE_LONGER = 0.10  # of four times the steps; the next four times bring about a third
 NOTABLE_RISE = 0.05  # of the baseline's loss
 NOTABLE_FALL = 0.01  # of the baseline's loss, in as many more epochs as the slope was seen over
@@ -66,7 +67,9 @@ class Signs:
         is_improving: the validation loss still falls at the end, by more than chance.
         is_no_better: the training rows themselves are answered hardly better than by the
             baseline.
-        helps_longer, helps_wider: a copy proved it; None where none was tried.
+        helps_longer: the whole training is notably better than a short one, and still got
+            better in its second half; None where no short one was tried.
+        helps_wider: a wider copy proved it; None where none was tried.
         is_rough: the training loss goes up and down instead of falling.
     """
 
@@ -112,7 +115,7 @@ def read_signs(facts: Facts) -> Signs:
         is_rising=rise >= NOTABLE_RISE * loss_unit,
         is_improving=_is_improving(facts.epochs, slope, loss_unit),
         is_no_better=train_error >= NO_BETTER,
-        helps_longer=_helps(curve.longer if curve else None, NOTABLE_LONGER * unit),
+        helps_longer=_helps_longer(facts, unit, loss_unit),
         helps_wider=_helps(curve.wider if curve else None, NOTABLE_GAIN * unit),
         is_rough=_is_rough(facts.epochs),
     )
@@ -176,6 +179,14 @@ def _error(part: PartFigures, metric: Metric | None) -> float:
 
 def _helps(gain: Interval | None, notable: float) -> bool | None:
     return None if gain is None else gain.low > 0 and gain.estimate >= notable
+
+
+def _helps_longer(facts: Facts, unit: float, loss_unit: float) -> bool | None:
+    """A short training may just have started slowly, so the losses have to agree."""
+    helps = _helps(facts.curve.longer if facts.curve else None, NOTABLE_LONGER * unit)
+    losses = [e.validation_loss for e in facts.epochs if e.validation_loss is not None]
+    late_fall = losses[(len(losses) - 1) // 2] - losses[-1] if losses else 0.0
+    return helps and late_fall >= NOTABLE_LATE_FALL * loss_unit
 
 
 def _is_improving(epochs: Sequence[Epoch], slope: Slope | None, loss_unit: float) -> bool:

@@ -79,6 +79,7 @@ def test_a_handful_of_validation_rows_cannot_tell(tmp_path: Path) -> None:
     assert "validation rows would tell (there are 6)" in told.verdict.advice[0]
 
 
+@pytest.mark.slow
 def test_enough_rows_and_width_are_well_fitted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3000, 2)).astype(np.float32)
@@ -87,6 +88,7 @@ def test_enough_rows_and_width_are_well_fitted(tmp_path: Path) -> None:
     assert told.verdict.kind == "well fitted"
 
 
+@pytest.mark.slow
 def test_noise_that_no_width_can_learn_is_well_fitted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5000, 2)).astype(np.float32)

@@ -9,6 +9,7 @@ from tests.report.samples import (
     FALLING,
     FLAT,
     LEVERS,
+    SLOWING,
     TURNING,
     curve,
     epochs,
@@ -52,8 +53,13 @@ CASES = [
     ),
     (
         "more steps brought much",
-        facts(part("t", 0.9, 5000), part("v", 0.9, 1000), curve=curve(longer=YES)),
+        facts(part("t", 0.9, 5000), part("v", 0.9, 1000), SLOWING, curve=curve(longer=YES)),
         "underfitting",
+    ),
+    (
+        "a short copy that only started slowly",
+        facts(part("t", 0.9, 5000), part("v", 0.9, 1000), FLAT, curve=curve(longer=YES)),
+        "well fitted",
     ),
     (
         "ten validation rows",
