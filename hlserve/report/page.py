@@ -24,7 +24,8 @@ header { padding-top: 28px; }
 h1 { font-size: 1.7rem; margin: 0 0 8px; }
 h2 { font-size: 1.3rem; margin: 44px 0 6px; padding-top: 12px; border-top: 1px solid var(--line); }
 h3 { font-size: 1.02rem; margin: 26px 0 8px; }
-nav a { color: var(--blue); margin-right: 16px; text-decoration: none; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: 2px 16px; }
+nav a { color: var(--blue); text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 p { margin: 6px 0; max-width: 76ch; }
 .look { color: var(--muted); font-style: italic; }
@@ -34,7 +35,7 @@ table { border-collapse: collapse; font-size: .9rem; margin: 8px 0; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line);
   vertical-align: bottom; }
 th { font-weight: 600; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .number + :not(.number) { padding-left: 14px; }
 .heat td { text-align: right; padding: 4px 8px; min-width: 42px;
   font-variant-numeric: tabular-nums; }
@@ -56,8 +57,10 @@ details { margin-top: 18px; } summary { cursor: pointer; font-weight: 600; }
 .verdict.underfitting { border-color: var(--blue); }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
   gap: 12px; }
-.figure { max-width: 540px; } .figure.wide { max-width: 1020px; margin-top: 14px; }
+.figure { max-width: 540px; }
+.figure.wide { max-width: 1020px; margin-top: 14px; overflow-x: auto; }
 .figure svg { width: 100%; height: auto; display: block; }
+.figure.wide svg { min-width: 660px; }
 .flag { color: var(--orange); font-weight: 600; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 14px; }
 .card { background: var(--panel); border-radius: 6px; padding: 10px; font-size: .88rem;

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -282,6 +283,25 @@ def test_shares_of_too_few_rows_or_one_class_are_left_out() -> None:
     assert [p.rows for p in made.points] == [16, 32]
     network, job = curve_job(40, classes=1)
     assert learning_curve(network, job, np.zeros(8)) is None
+
+
+class Interrupting:
+    """An optimizer during whose second step the user presses Ctrl-C."""
+
+    learning_rate = 0.1
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self, value: Array, grad: Array, *, rate_factor: float = 1.0) -> None:
+        self.steps += 1
+        if self.steps == 2:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_the_curve_and_not_the_report() -> None:
+    network, job = curve_job(200)
+    assert learning_curve(network, replace(job, make_optimizer=Interrupting), np.zeros(40)) is None
 
 
 @pytest.mark.parametrize(
