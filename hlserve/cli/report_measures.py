@@ -118,29 +118,36 @@ def baseline(
     """The best constant answer, learnt on the rows ``kept``, on the rows of the results."""
     if subject.kind == "loss":
         return Baseline("none: the task has no metric to compare", None, None, None)
-    known, wanted = subject.targets[kept], subject.targets[results.indices]
-    n = len(wanted)
-    if subject.kind == "classes":
-        counts = np.bincount(known, minlength=len(labels))
-        top = int(counts.argmax())
-        name = f"always {labels[top]!r}, the most frequent class"
-        scores, hits = np.log((counts + 1) / (counts.sum() + len(counts))), wanted == top
-    elif subject.kind == "labels":
-        share = (known.sum(axis=0) + 1) / (len(known) + 2)
-        name = "for every label what is more frequent"
-        scores = np.log(share / (1 - share))
-        hits = np.mean((share > 0.5) == (wanted > 0.5), axis=1)
-    else:
-        scores = known.reshape(len(known), -1).mean(axis=0, dtype=np.float64)
-        name = "always the mean of the training rows"
-        hits = np.abs(wanted.reshape(n, -1) - scores).mean(axis=1)
-    constant = np.repeat(scores.astype(network.dtype)[:, None], n, axis=1)
+    wanted = subject.targets[results.indices]
+    name, scores, plain = _constant_answer(subject, subject.targets[kept], wanted, labels)
+    constant = np.repeat(scores.astype(network.dtype)[:, None], len(wanted), axis=1)
     examples = Examples.checked(network, subject.inputs, subject.targets)
     assert isinstance(examples.targets, np.ndarray)  # a kind was found, so targets have no names
     loss = subject.loss(constant, examples.targets[results.indices])[0]
-    plain = hits.astype(np.float64)
     gain = subject.gain(subject.scores(results), plain)
     return Baseline(name, float(loss), float(plain.mean()), gain)
+
+
+def _constant_answer(
+    subject: Subject, known: Array, wanted: Array, labels: tuple[str, ...]
+) -> tuple[str, Array, NDArray[np.float64]]:
+    """What it is called, its scores (outputs,), and the metric of every row of ``wanted``.
+
+    Shares are counted with one row more of each kind, so that none is 0.
+    """
+    if subject.kind == "classes":
+        counts = np.bincount(known, minlength=len(labels))
+        top = int(counts.argmax())
+        scores = np.log((counts + 1) / (counts.sum() + len(counts)))
+        name = f"always {labels[top]!r}, the most frequent class"
+        return name, scores, np.asarray(wanted == top, np.float64)
+    if subject.kind == "labels":
+        share = (known.sum(axis=0) + 1) / (len(known) + 2)
+        hits = ((share > 0.5) == (wanted > 0.5)).mean(axis=1)
+        return "for every label what is more frequent", np.log(share / (1 - share)), hits
+    mean = known.reshape(len(known), -1).mean(axis=0, dtype=np.float64)
+    errors = np.abs(wanted.reshape(len(wanted), -1) - mean).mean(axis=1)
+    return "always the mean of the training rows", mean, errors
 
 
 def layer_rows(network: Network) -> tuple[LayerRow, ...]:
