@@ -54,8 +54,20 @@ _ARCHITECTURES = "mlp:300,100 (hidden widths), lenet5 or lenet5-caffe."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for a page on how it learned: index.html, and report.json.",
+)
+@click.option(
+    "--report-curve/--no-report-curve",
+    default=True,
+    show_default=True,
+    help="Whether the report trains copies on fewer rows; takes about the training's time again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def command(as_json: bool, **options: Any) -> int:
+def command(as_json: bool, report: Path | None, report_curve: bool, **options: Any) -> int:
     """Train a network on your rows and save it.
 
     Preprocessing becomes part of the network: it takes pixels 0..255, or the columns of a
@@ -66,13 +78,22 @@ def command(as_json: bool, **options: Any) -> int:
       hlserve train --data fashion-mini --arch mlp:300,100 --out runs/fashion.safetensors
       hlserve train --data ~/data/mnist --arch lenet5 --epochs 20 --out runs/mnist.safetensors
       hlserve train --data houses.csv --target price --arch mlp:64,64 --out runs/price.safetensors
+      hlserve train --data digits --out runs/digits.safetensors --report runs/digits-report
     """  # noqa: D301  # click's marker is a control character
     import msgspec
 
-    from hlserve.cli.training import Settings, as_text, require_writable, train
+    from hlserve.cli.training import Settings, as_text, prepare, require_writable, train
 
     settings = Settings(**options)
+    if report is not None:
+        from hlserve.cli.train_report import require_report, write_report
+
+        require_report(report, settings.out)
     require_writable(settings.out)
-    summary, history = train(settings)
+    job = prepare(settings)
+    summary, history = train(settings, job)
     click.echo(msgspec.json.encode(summary).decode() if as_json else as_text(summary))
+    if report is not None:
+        told = write_report(report, settings, job, history, with_curve=report_curve)
+        click.echo(told, err=as_json)
     return EXIT_INTERRUPTED if history.is_interrupted else 0

@@ -50,7 +50,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
     """Rows, checked, and the fresh network; ``kept`` are trained on, ``apart`` validate."""
 
     dataset: Dataset
@@ -89,14 +89,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     advice: str | None
 
 
-def train(settings: Settings) -> tuple[Summary, History]:
-    """Loads, trains, saves and evaluates.
-
-    Raises:
-        DataError: the rows or their labels do not fit.
-        ConfigError: the architecture or a setting does not.
-    """
-    job = _prepare(settings)
+def train(settings: Settings, job: Job) -> tuple[Summary, History]:
+    """Trains the job's network, saves it and evaluates it."""
     network, x = job.network, job.dataset.train.x
     with threadpool_limits(limits=settings.threads, user_api="blas"):
         history = fit(
@@ -106,7 +100,7 @@ def train(settings: Settings) -> tuple[Summary, History]:
             validation=settings.validation,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
-            optimizer=_optimizer(settings),
+            optimizer=make_optimizer(settings),
             early_stopping=EarlyStopping(settings.patience) if settings.patience else None,
             seed=settings.seed,
             threads=None,
@@ -135,8 +129,13 @@ def train(settings: Settings) -> tuple[Summary, History]:
     return summary, history
 
 
-def _prepare(settings: Settings) -> _Job:
-    """Everything that can be wrong with the data or the architecture is found here."""
+def prepare(settings: Settings) -> Job:
+    """Everything that can be wrong with the data or the architecture is found here.
+
+    Raises:
+        DataError: the rows or their labels do not fit.
+        ConfigError: the architecture or a setting does not.
+    """
     dataset = load(settings.data, target=settings.target)
     x, labels = dataset.train.x, dataset.train.y
     if labels is None or dataset.task is None:
@@ -156,7 +155,7 @@ def _prepare(settings: Settings) -> _Job:
     )
     if dataset.test is not None and dataset.test.y is not None:
         Examples.checked(network, dataset.test.x, dataset.test.y)
-    return _Job(dataset, labels, network, kept, apart)
+    return Job(dataset, labels, network, kept, apart)
 
 
 def require_writable(out: Path) -> None:
@@ -177,7 +176,8 @@ def require_writable(out: Path) -> None:
         raise ConfigError(f"--out {out}: cannot write there: {error.strerror}") from error
 
 
-def _optimizer(settings: Settings) -> Optimizer:
+def make_optimizer(settings: Settings) -> Optimizer:
+    """A fresh optimizer, with our defaults where the settings leave it open."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
         return SGD(

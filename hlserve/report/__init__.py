@@ -1,0 +1,1 @@
+"""Self-contained HTML pages from plain data; matplotlib (extra ``report``) draws the plots."""
