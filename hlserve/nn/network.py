@@ -146,6 +146,14 @@ class Network:
         other.activation_qparams = dict(self.activation_qparams)
         return other
 
+    def rewired(self, nodes: Sequence[Node]) -> Network:
+        """The same parameters under other nodes: what trains the one trains the other."""
+        other = copy.copy(self)
+        other.nodes = tuple(nodes)
+        other.shapes = _infer_shapes(other.inputs, other.nodes, other.outputs)
+        other._learns = _values_with_params_upstream(other.nodes)
+        return other
+
     def replace_layers(self, layers: Mapping[str, Layer]) -> Network:
         """A network of copies in which some nodes have another layer; shapes are inferred anew."""
         source = self.copy()
