@@ -9,10 +9,8 @@ import numpy as np
 
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer, Shape
-from hlserve.nn.layers import dense_convolution
-from hlserve.nn.layers.contiguous import contiguous_batch
 from hlserve.nn.layers.conv2d import Conv2d
-from hlserve.nn.layers.convolution import add_bias_gradient
+from hlserve.nn.layers.convolution import Convolution, add_bias_gradient
 from hlserve.nn.layers.window import Window
 from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
@@ -38,23 +36,22 @@ class PooledConv2d(Layer):
     """
 
     conv: Conv2d
-    _window: Window = field(init=False, repr=False)
+    _spread: Convolution = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         height, width = self.conv.window.kernel
-        self._window = Window((height + 1, width + 1), (2, 2), self.conv.window.padding)
+        window = Window((height + 1, width + 1), (2, 2), self.conv.window.padding)
+        self._spread = Convolution(window, groups=1)
 
     def forward(
         self, *inputs: Array, training: bool, workspace: Workspace
     ) -> tuple[Array, Backward]:
         """See Layer."""
-        x = contiguous_batch(inputs[0], "x", workspace)
-        w, bias = self.conv.weight, self.conv.bias
-        kernel = self._spread(w.value, workspace)
-        channels, places = len(w.value), self._window.output_size(*x.shape[1:3])
-        candidates = workspace.empty("candidates", (_N, channels, *places, x.shape[-1]))
-        planes = candidates.reshape(_N * channels, *candidates.shape[2:])
-        dense_convolution.output(x, kernel, None, self._window, planes, workspace)
+        (x,) = inputs
+        w, bias, spread = self.conv.weight, self.conv.bias, self._spread
+        kernel, of_planes = self._spread_kernel(w.value, workspace), workspace.scope("planes")
+        planes = spread.output(x, kernel, None, of_planes)
+        candidates = planes.reshape(_N, len(w.value), *planes.shape[1:])
         largest = workspace.empty("largest", candidates.shape[1:])
         np.maximum(candidates[0], candidates[1], out=largest)
         for candidate in candidates[2:]:
@@ -68,17 +65,14 @@ class PooledConv2d(Layer):
             if bias is not None:
                 for plane in d:
                     add_bias_gradient(bias.grad, plane, workspace)
-            d = d.reshape(planes.shape)
             dw = workspace.scratch("d_spread", kernel.shape)
             dw.fill(0)
-            dense_convolution.add_weight_gradient(dw, d, x, self._window, workspace)
+            spread.add_weight_gradient(dw, d.reshape(planes.shape), x, of_planes)
             for corner in self._at_corners(dw):
                 np.add(w.grad, corner, out=w.grad)
             if not need_dx:
                 return ()
-            dx = workspace.empty("dx", x.shape)
-            dense_convolution.input_gradient(d, kernel, self._window, dx, workspace)
-            return (dx,)
+            return (spread.input_gradient(d.reshape(planes.shape), kernel, x.shape, of_planes),)
 
         return y, backward
 
@@ -101,9 +95,9 @@ class PooledConv2d(Layer):
 
     # ----- below
 
-    def _spread(self, w: Array, workspace: Workspace) -> Array:
+    def _spread_kernel(self, w: Array, workspace: Workspace) -> Array:
         """Kernels of the four planes: (4 * out_channels, in_channels, height + 1, width + 1)."""
-        shape = (_N * len(w), w.shape[1], *self._window.kernel)
+        shape = (_N * len(w), w.shape[1], *self._spread.window.kernel)
         spread = workspace.empty("spread", shape)
         spread.fill(0)
         for corner in self._at_corners(spread):
