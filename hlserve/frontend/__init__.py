@@ -9,6 +9,7 @@ so that training, evaluation, ``hlserve predict`` and a client all make the same
 from hlserve.frontend.description import FrontEnd, from_json, to_json
 from hlserve.frontend.log_mel import LogMel
 from hlserve.frontend.settings import fit, item_kind
+from hlserve.frontend.sound_file import SUFFIXES as SOUND_SUFFIXES
 from hlserve.frontend.sound_file import Sound, read_sound
 from hlserve.frontend.string_columns import Column, StringColumns
 from hlserve.frontend.subwords import Subwords
@@ -19,6 +20,7 @@ __all__ = [
     "INPUT",
     "MASK",
     "PADDING_ID",
+    "SOUND_SUFFIXES",
     "UNKNOWN_ID",
     "Column",
     "FrontEnd",
