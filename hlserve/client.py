@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hlserve import codec, datatypes, rpcs
 from hlserve.errors import InvalidRequestError, ServerError
+from hlserve.frontend import FrontEnd, from_json
 from hlserve.pb.messages import health, inference, message_class
 
 Array = NDArray[Any]
@@ -184,6 +185,23 @@ class InferenceClient:
             properties=dict(response.properties),
         )
 
+    def frontend(
+        self, model: str, version: str = "", *, timeout_s: float | None = None
+    ) -> FrontEnd | None:
+        """What makes the model's inputs of texts or sounds; None where they are numbers.
+
+        ::
+
+            front_end = client.frontend("sentiment")
+            client.infer("sentiment", front_end.apply(["good food, good staff"]))
+
+        Raises:
+            SchemaVersionError: a newer hlserve published it.
+            ModelFileError: it is no front end that this hlserve knows.
+            ServerError: see ``model_metadata``.
+        """
+        return frontend_of(self.model_metadata(model, version, timeout_s=timeout_s))
+
     def infer(
         self,
         model: str,
@@ -265,6 +283,12 @@ class InferenceClient:
             )
         except grpc.RpcError as error:
             raise ServerError(error.code().name, error.details() or "no details") from error
+
+
+def frontend_of(facts: ModelMetadata) -> FrontEnd | None:
+    """The front end that a server names among a model's properties; raises as ``from_json``."""
+    text = facts.properties.get("frontend")
+    return None if text is None else from_json(text, where=f"model {facts.name!r}: front end")
 
 
 def _tensors(

@@ -75,6 +75,7 @@ class Metadata:
         created: ISO 8601, UTC.
         sha256: of model.onnx, hexadecimal.
         source, report: what the version was made from, and how.
+        frontend: what makes the inputs of texts or sounds, as JSON that ``hlserve.frontend`` reads.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -87,6 +88,7 @@ class Metadata:
     schema_version: int = SCHEMA_VERSION
     source: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    frontend: dict[str, Any] | None = None
 
 
 class Repository:

@@ -8,7 +8,7 @@ so that training, evaluation, ``hlserve predict`` and a client all make the same
 
 from hlserve.frontend.description import FrontEnd, from_json, to_json
 from hlserve.frontend.log_mel import LogMel
-from hlserve.frontend.settings import fit, item_kind
+from hlserve.frontend.settings import ItemKind, fit, item_kind
 from hlserve.frontend.sound_file import SUFFIXES as SOUND_SUFFIXES
 from hlserve.frontend.sound_file import Sound, read_sound
 from hlserve.frontend.string_columns import Column, StringColumns
@@ -24,6 +24,7 @@ __all__ = [
     "UNKNOWN_ID",
     "Column",
     "FrontEnd",
+    "ItemKind",
     "LogMel",
     "Sound",
     "StringColumns",
