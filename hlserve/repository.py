@@ -92,11 +92,7 @@ class Metadata:
 
 
 class Repository:
-    """Reads a model repository.
-
-    Raises:
-        RepositoryError: ``root`` is no folder, or cannot be read.
-    """
+    """Reads a model repository; raises RepositoryError where ``root`` is no readable folder."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():

@@ -26,18 +26,20 @@ def to_json(front_end: FrontEnd) -> dict[str, Any]:
     return content
 
 
-def from_json(content: str | bytes | Mapping[str, Any], *, where: str = "front end") -> FrontEnd:
-    """The front end that ``to_json`` wrote, as text or as plain values; nothing is run.
+def from_json(content: object, *, where: str = "front end") -> FrontEnd:
+    """The front end that ``to_json`` wrote; nothing is run.
 
     Args:
-        content: the JSON.
+        content: the JSON as text, bytes or plain values.
         where: what errors call it.
 
     Raises:
         SchemaVersionError: a newer hlserve wrote it.
         ModelFileError: it is too large, no JSON, of an unknown kind or has a wrong value.
     """
-    values = _parsed(content, where) if isinstance(content, str | bytes) else dict(content)
+    values = _parsed(content, where) if isinstance(content, str | bytes) else content
+    if not isinstance(values, Mapping):
+        raise ModelFileError(f"{where} holds {type(values).__name__}, expected a JSON object")
     version = values.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise SchemaVersionError(
@@ -49,19 +51,17 @@ def from_json(content: str | bytes | Mapping[str, Any], *, where: str = "front e
             f"{where} is of the kind {values.get('kind')!r}, expected one of {', '.join(KINDS)}"
         )
     try:
-        front_end: FrontEnd = msgspec.convert(values, type=FrontEnd)
+        front_end: FrontEnd = msgspec.convert(dict(values), type=FrontEnd)
     except (msgspec.ValidationError, ConfigError, RecursionError) as error:
         raise ModelFileError(f"{where}: {error}") from error
     return front_end
 
 
-def _parsed(content: str | bytes, where: str) -> dict[str, Any]:
+def _parsed(content: str | bytes, where: str) -> object:
     if len(content) > MAX_BYTES:
         raise ModelFileError(f"{where} has {len(content):,} bytes, expected at most {MAX_BYTES:,}")
     try:
-        values = msgspec.json.decode(content)
+        values: object = msgspec.json.decode(content)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         raise ModelFileError(f"{where} is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelFileError(f"{where} holds {type(values).__name__}, expected a JSON object")
     return values
