@@ -41,9 +41,9 @@ def load(
             be a name is written ``./digits``.
         target: which array (NPZ) or column (CSV) holds the labels; ``y`` where it is not given.
         frontend: for texts and sounds: a front end that was fitted before, such as a model's
-            own, or a short text such as ``subwords:4000``; None fits ``words`` or ``log-mel`` on
-            the training part. Rows that are numbers already need none: a front end leaves them
-            as they are, a short text is refused.
+            own; the path of its JSON; or a short text such as ``subwords:4000``. None fits
+            ``words`` or ``log-mel`` on the training part. Rows that are numbers already need
+            none: a front end leaves them as they are, a text is refused.
 
     Raises:
         DataError: nothing is there, it cannot be read, or its content does not fit its format.

@@ -12,7 +12,7 @@ import numpy as np
 
 from hlserve.datasets.dataset import Array, Dataset, Rows, Task
 from hlserve.errors import DataError
-from hlserve.frontend import FrontEnd, fit, item_kind
+from hlserve.frontend import FrontEnd, fit, from_json, item_kind
 
 Kind = Literal["text", "sound"]
 
@@ -54,8 +54,8 @@ def made_dataset(
         kind: what they are.
         train: what a front end is fitted on.
         test: the source's own test part; where training is empty it takes its place.
-        frontend: one that was fitted before, its short text such as ``words:5000``, or None for
-            the kind's usual one.
+        frontend: one that was fitted before, the path of its JSON, a short text such as
+            ``words:5000``, or None for the kind's usual one.
 
     Raises:
         DataError: the front end takes something else, an item cannot be taken, or the test part
@@ -87,6 +87,8 @@ def made_dataset(
 def _front_end(
     path: Path, kind: Kind, train: RawItems, frontend: FrontEnd | str | None
 ) -> FrontEnd:
+    if isinstance(frontend, str) and frontend.endswith(".json"):
+        frontend = _read(Path(frontend))
     if isinstance(frontend, str) or frontend is None:
         spec = frontend or DEFAULT_SPEC[kind]
         if spec.startswith("log-mel") != (kind == "sound"):
@@ -96,6 +98,13 @@ def _front_end(
     if item_kind(frontend) != kind:
         raise DataError(f"'{path}' holds {kind}, the model's front end takes {item_kind(frontend)}")
     return frontend
+
+
+def _read(path: Path) -> FrontEnd:
+    try:
+        return from_json(path.read_bytes(), where=str(path))
+    except OSError as error:
+        raise DataError(f"'{path}': cannot be read: {error.strerror or error}") from error
 
 
 def _told(path: Path, part: RawItems, function: Any, *arguments: Any) -> Any:

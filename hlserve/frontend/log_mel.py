@@ -251,6 +251,7 @@ def _length(item: Path | bytes | Sound, row: int) -> tuple[int, int]:
         return len(_checked(item, row)), item.sample_rate
     name = f"'{item}'" if isinstance(item, Path) else f"item {row}"
     length = sound_length(item, name=name)
+    _require_rate(length.sample_rate, name)
     return length.samples, length.sample_rate
 
 
@@ -260,11 +261,13 @@ def _checked(sound: Sound, row: int) -> Array:
         raise DataError(
             f"item {row}: samples of shape {samples.shape}, expected finite ones, (samples,)"
         )
-    if not _RATES[0] <= sound.sample_rate <= _RATES[1]:
-        raise DataError(
-            f"item {row}: {sound.sample_rate} samples a second, expected {_RATES[0]} to {_RATES[1]}"
-        )
+    _require_rate(sound.sample_rate, f"item {row}")
     return samples
+
+
+def _require_rate(rate: int, where: str) -> None:
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise DataError(f"{where}: {rate} samples a second, expected {_RATES[0]} to {_RATES[1]}")
 
 
 def _mel(hertz: float) -> float:

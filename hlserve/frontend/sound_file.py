@@ -128,11 +128,11 @@ def _pcm_reader(file: BinaryIO, told: str) -> wave.Wave_read | None:
         reader = wave.Wave_read(file)
     except EOFError as error:
         raise DataError(f"{told}: a truncated WAV, its header is not whole") from error
-    except wave.Error as error:
+    except (wave.Error, RuntimeError) as error:  # a chunk that reaches over the end is the latter
         if "unknown format" in str(error):  # floats, A-law, extensible: soundfile reads them
             file.seek(0)
             return None
-        raise DataError(f"{told}: a damaged WAV: {error}") from error
+        raise DataError(f"{told}: a damaged WAV: {error or 'its chunks overlap'}") from error
     if reader.getframerate() < 1 or reader.getsampwidth() > 4:
         raise DataError(
             f"{told}: a WAV of {reader.getframerate()} samples a second and "

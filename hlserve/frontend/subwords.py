@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self, final
@@ -46,6 +47,7 @@ _PARTS: dict[str, frozenset[str]] = {
 }
 _SEQUENCES = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}
 _MAX_SEQUENCE = 8
+_MAX_WORD_PIECE_CHARACTERS = 1000
 
 
 @final
@@ -128,7 +130,9 @@ class Subwords(
             ConfigError: the library does not take the tokenizer.
         """
         texts = [checked_text(item, row) for row, item in enumerate(items)]
-        found = self._loaded.encode_batch(texts, add_special_tokens=False)
+        tokenizer = self._loaded
+        with _translated():
+            found = tokenizer.encode_batch(texts, add_special_tokens=False)
         ids = [encoding.ids for encoding in found]
         if not all(ids):
             row = ids.index([])
@@ -142,10 +146,8 @@ class Subwords(
     @cached_property
     def _loaded(self) -> Tokenizer:
         library = _library()
-        try:
+        with _translated():
             tokenizer: Tokenizer = library.Tokenizer.from_str(self.tokenizer)
-        except Exception as error:  # the library raises plain Exception
-            raise ConfigError(f"the tokenizer is not taken by the library: {error}") from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True  # a text that says "[PAD]" pads nothing
@@ -155,6 +157,21 @@ class Subwords(
                 f"{tokenizer.token_to_id(PADDING_TOKEN)}, expected {PADDING_ID}"
             )
         return tokenizer
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The library's errors as ours: plain ``Exception``, and Rust's panics, which are not even it.
+
+    Raises:
+        ConfigError: the tokenizer contradicts itself.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ConfigError(f"the tokenizer is not taken by the library: {error}") from error
 
 
 def _library() -> ModuleType:
@@ -199,13 +216,28 @@ def _require_known_parts(text: str) -> None:
         raise ConfigError(f"the tokenizer is no JSON: {error}") from error
     if not isinstance(content, Mapping):
         raise ConfigError("the tokenizer is no JSON object")
+    if not isinstance(content.get("model"), Mapping):
+        raise ConfigError("the tokenizer has no model")
     for place, known in _PARTS.items():
         for kind in _kinds(place, content.get(place)):
-            if kind not in known:
+            if not isinstance(kind, str) or kind not in known:
                 raise ConfigError(
                     f"the tokenizer's {place} is {kind!r}, expected one of "
                     f"{', '.join(sorted(known))}"
                 )
+    _require_quick_and_certain(content["model"])
+
+
+def _require_quick_and_certain(model: Mapping[str, Any]) -> None:
+    if model.get("dropout"):
+        raise ConfigError(f"the tokenizer drops pairs by chance (dropout {model['dropout']})")
+    most = model.get("max_input_chars_per_word", 0)
+    # WordPiece tries every end of a word from every start.
+    if not isinstance(most, int) or most > _MAX_WORD_PIECE_CHARACTERS:
+        raise ConfigError(
+            f"the tokenizer's max_input_chars_per_word is {most!r}, expected at most "
+            f"{_MAX_WORD_PIECE_CHARACTERS}"
+        )
 
 
 def _kinds(place: str, part: object) -> Iterator[object]:

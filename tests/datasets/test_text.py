@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hlserve.datasets import load
-from hlserve.errors import ConfigError, DataError
-from hlserve.frontend import LogMel, Subwords, Words
+from hlserve.errors import ConfigError, DataError, ModelFileError
+from hlserve.frontend import LogMel, Subwords, Words, to_json
 
 SHARED = Path(os.environ.get("HLSERVE_SHARED", Path(__file__).parents[3] / "shared"))
 ROWS = [("good food, good staff", "1"), ("bad food", "0"), ("the staff is bad", "0")]
@@ -179,8 +179,12 @@ def test_uci_sentences_are_read_as_they_are():
         assert (dataset.train.inputs["mask"].sum(axis=1) > 0).all()
 
 
-def test_the_front_end_is_a_value_that_json_holds(tmp_path):
-    from hlserve.frontend import from_json, to_json
-
-    dataset = load(write(tmp_path, "a.txt", lines()))
-    assert from_json(json.dumps(to_json(dataset.frontend))) == dataset.frontend
+def test_a_front_end_is_taken_from_its_json(tmp_path):
+    path = write(tmp_path, "a.txt", lines())
+    given = Words(vocabulary=("food",), max_length=3)
+    file = write(tmp_path, "words.json", json.dumps(to_json(given)))
+    assert load(path, frontend=str(file)).frontend == given
+    with pytest.raises(DataError, match=r"absent\.json': cannot be read"):
+        load(path, frontend="absent.json")
+    with pytest.raises(ModelFileError, match=r"bad\.json is no JSON"):
+        load(path, frontend=str(write(tmp_path, "bad.json", "{")))

@@ -193,6 +193,8 @@ def test_items_that_are_no_sounds_are_told(item, message):
         SMALL.apply([item])
 
 
-def test_no_sounds_to_fit_is_told():
+def test_no_sounds_to_fit_and_a_rate_that_no_sound_has_are_told():
+    with pytest.raises(DataError, match="item 1: 5 samples a second, expected 1000 to 384000"):
+        LogMel.fit([wav(tone(300)), wav(tone(300), rate=5)])
     with pytest.raises(DataError, match="no sounds"):
         LogMel.fit([])

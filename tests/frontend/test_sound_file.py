@@ -100,3 +100,22 @@ def test_without_soundfile_the_command_to_type_is_told(monkeypatch):
     with pytest.raises(MissingDependencyError, match=r'pip install "hlserve\[data\]"'):
         read_sound(b"fLaC" + bytes(100))
     assert len(read_sound(wav(tone(440))).samples) == 4000  # PCM needs it not
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG"])
+def test_a_file_with_any_bytes_changed_is_read_or_refused(format):
+    rng = np.random.default_rng(0)
+    file = io.BytesIO()
+    soundfile.write(file, tone(440), 8000, format=format)
+    whole = np.frombuffer(file.getvalue(), np.uint8)
+    outcomes = set()
+    for _ in range(200):
+        content = whole.copy()
+        places = rng.integers(0, min(len(content), 200), rng.integers(1, 5))
+        content[places] = rng.integers(0, 256, len(places))
+        try:
+            assert np.isfinite(read_sound(content.tobytes(), seconds=1).samples).all()
+            outcomes.add("read")
+        except DataError:
+            outcomes.add("refused")
+    assert "refused" in outcomes

@@ -187,6 +187,50 @@ def test_parts_that_can_lengthen_a_text_or_run_patterns_are_refused(parts, messa
         changed(**parts)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"dropout": 0.5}, "drops pairs by chance"),
+        ({"max_input_chars_per_word": 10**9}, "expected at most 1000"),
+        ({"type": "WordLevel", "unk_token": "?"}, "not taken by the library"),
+        ({"merges": [["t", "zz"]]}, "not taken by the library"),
+    ],
+)
+def test_models_of_chance_or_quadratic_time_or_in_contradiction_are_refused(model, message):
+    content = json.loads(Subwords.fit(TEXTS).tokenizer)
+    with pytest.raises(ConfigError, match=message):
+        changed(model=content["model"] | model).apply(["the zebra"])
+
+
+def test_a_panic_of_the_library_is_told_as_any_other_error(capfd):
+    model = json.loads(Subwords.fit(TEXTS).tokenizer)["model"]
+    model["continuing_subword_prefix"] = "longer than a token"
+    with pytest.raises(ConfigError, match="not taken by the library"):
+        changed(model=model).apply(["the cat"])
+
+
+def test_tokenizers_with_any_value_changed_work_or_are_refused(capfd):
+    rng = np.random.default_rng(0)
+    values = [None, 0, -1, 2**64, 1e308, "", "Sequence", [], {}, [None], True, {"type": "NFC"}]
+    outcomes = set()
+    for _ in range(300):
+        content = json.loads(Subwords.fit(TEXTS).tokenizer)
+        place = content
+        while place:
+            keys = list(place) if isinstance(place, dict) else range(len(place))
+            key = keys[int(rng.integers(len(keys)))]
+            if rng.random() < 0.4 or not isinstance(place[key], dict | list):
+                place[key] = values[int(rng.integers(len(values)))]
+                break
+            place = place[key]
+        try:
+            Subwords(tokenizer=json.dumps(content), max_length=8).apply(["the zebra's cat"])
+            outcomes.add("works")
+        except ConfigError:
+            outcomes.add("refused")
+    assert outcomes == {"works", "refused"}
+
+
 def test_padding_and_truncation_of_the_file_are_not_followed():
     huge = {"strategy": {"Fixed": 10**12}, "direction": "Left", "pad_to_multiple_of": None}
     huge |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
