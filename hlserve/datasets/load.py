@@ -77,18 +77,20 @@ def _load_raw(
 
 
 def _load_files(path: Path, target: str | None, frontend: FrontEnd | str | None) -> Dataset | None:
+    if path.is_dir() and any(path.glob("*-ubyte*")):
+        return None  # IDX files, whatever lies below them
     sounds = file_names(path, SOUND_SUFFIXES)
     texts = [] if sounds else file_names(path, (".txt",))
-    if path.is_file() and not sounds and not texts:
-        raise DataError(f"'{path}': holds no sounds ({', '.join(SOUND_SUFFIXES)}) and no .txt")
     if sounds or any("/" in name for name in texts):
         _refuse_target(target, f"'{path}', where folders name the classes,")
         return read_sounds(path, sounds, frontend) if sounds else read_texts(path, texts, frontend)
-    if texts and not file_names(path, ("-ubyte", "-ubyte.gz")):
+    if texts:
         raise DataError(
             f"'{path}': texts lie in no class folders; name a file of them, such as "
             f"'{path / texts[0]}', or put each text into a folder named like its class"
         )
+    if path.is_file():
+        raise DataError(f"'{path}': holds no sounds ({', '.join(SOUND_SUFFIXES)}) and no .txt")
     return None
 
 

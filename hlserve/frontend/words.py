@@ -29,8 +29,17 @@ Array = NDArray[Any]
 MAX_VOCABULARY = 2**20
 DEFAULT_VOCABULARY = 20_000
 
-# Letters and digits with apostrophes inside ("don't"), or any other visible character alone.
-_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*|[^\w\s]|_")
+# Marks that belong to the letter before them, which Python's \w leaves out: accents that do not
+# compose, Hebrew and Arabic points, the signs of Indic and South-East Asian scripts, joiners.
+_MARKS = (
+    r"\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a"
+    r"\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u0900-\u0963"
+    r"\u0966-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e\u0eb1-\u0ebc\u0ec8-\u0ecd\u0f71-\u0f84\u102b-\u103e"
+    r"\u1056-\u1059\u17b4-\u17d3\u200c\u200d\u20d0-\u20ff\ufe20-\ufe2f"
+)
+_LETTERS = rf"(?:[^\W_]|[{_MARKS}])+"
+# Letters, marks and digits with apostrophes inside ("don't"), or any other visible character.
+_WORD = re.compile(rf"{_LETTERS}(?:['\u2019]{_LETTERS})*|[^\w\s]|_")
 _FIRST_WORD_ID = UNKNOWN_ID + 1
 
 
@@ -48,7 +57,8 @@ class Words(
 
     A text is brought to Unicode's form NFKC, then to lower case if so set, then split: a word is
     a run of letters and digits, apostrophes inside it included; every other visible character is
-    a word of its own. Id 0 is padding, 1 any word outside the vocabulary, 2 the first word of it.
+    a word of its own. Languages that set no spaces between words need ``Subwords``. Id 0 is
+    padding, 1 any word outside the vocabulary, 2 the first word of it.
 
     Attributes:
         vocabulary: the known words, most frequent first.

@@ -153,6 +153,13 @@ def test_folders_without_classes_are_told(tmp_path):
         load(tmp_path / "mixed")
 
 
+def test_a_folder_of_idx_files_stays_one_whatever_lies_below_it(tmp_path):
+    write(tmp_path, "train-labels-idx1-ubyte", b"")
+    write(tmp_path, "notes/readme.txt", "hello")
+    with pytest.raises(DataError, match="holds no train images"):
+        load(tmp_path)
+
+
 def test_a_class_that_training_lacks_and_a_bad_file_are_told(tmp_path):
     write(tmp_path / "r", "train/a/1.txt", "food food")
     write(tmp_path / "r", "train/b/1.txt", "food food")

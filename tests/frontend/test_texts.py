@@ -72,6 +72,15 @@ def test_words_keep_their_apostrophes_and_punctuation_stands_alone():
     assert set(front_end.vocabulary) == expected
 
 
+@pytest.mark.parametrize(
+    "word", ["हिन्दी", "ภาษาไทย", "عَرَبِيّ", "עִבְרִית", "Việt", "e\u0301te\u0301", "தமிழ்"]
+)
+def test_marks_stay_with_their_letters_in_any_script(word):
+    front_end = Words.fit([f"{word}, {word}!"])
+    assert len(front_end.vocabulary) == 1
+    assert front_end.apply([word])["mask"].sum() == 1
+
+
 def test_words_agree_with_the_librarys_word_level_model():
     front_end = Words.fit(TEXTS)
     words = {"[PAD]": 0, "[UNK]": 1}
