@@ -222,10 +222,13 @@ def _data(model: Model, train: Rows, wishes: Wishes, *, progress: bool) -> Data:
         raise DataError("there are no rows to learn from")
     teacher = model if wishes.teacher is None else wishes.teacher
     logits = _logits(teacher, train, wishes.output)
-    return Data(_of_one_input(train), logits, seed=wishes.seed, progress=progress)
+    return Data(_inputs_of(model, train), logits, seed=wishes.seed, progress=progress)
 
 
-def _of_one_input(train: Rows) -> Rows:
+def _inputs_of(model: Model, train: Rows) -> Rows:
+    """The rows of a network's inputs; one of a student's for another model."""
+    if isinstance(model, Network):
+        return Rows(train.inputs_for([entry.name for entry in model.inputs]), train.y)
     return Rows({"x": train.x}, train.y)
 
 
@@ -233,7 +236,8 @@ def _logits(teacher: Model, train: Rows, output: str | None) -> Array:
     """What the teacher's closing Softmax or Sigmoid is fed with, or its numbers."""
     if isinstance(teacher, Network):
         bare = _ending_at_logits(teacher)
-        return next(iter(bare.predict(train.x).values()))
+        inputs = train.inputs_for([entry.name for entry in bare.inputs])
+        return next(iter(bare.predict(inputs).values()))
     session = Session(teacher.SerializeToString(), name="teacher")
     feeds = bind_rows(session, train)
     judge = make_judge(teacher, session, None, output=output)
@@ -303,6 +307,11 @@ def _student(spec: str, model: Model, train: Rows, wishes: Wishes) -> Network:
 
 
 def _place_of_network(model: Network, train: Rows) -> _Place:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ConfigError(
+            "--student takes the place of models with one input and one output; this one has "
+            f"{[entry.name for entry in model.inputs]} and {list(model.outputs)}"
+        )
     (entry,) = model.inputs
     (output,) = model.outputs
     rows = train.x.reshape(len(train), *entry.shape)

@@ -36,6 +36,8 @@ class Origin:
         file: the model's file.
         data, evaluation: the names or paths of the rows; None where there were none of their own.
         task, class_labels, units: of the original, where they are known.
+        frontend: what makes the original's inputs of texts or sounds, as JSON; None where they
+            are numbers.
     """
 
     file: str
@@ -44,6 +46,7 @@ class Origin:
     task: str | None = None
     class_labels: tuple[str, ...] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    frontend: dict[str, Any] | None = None
 
 
 def publish_result(result: Result, prepared: Search, origin: Origin, out: Path) -> int:
@@ -63,6 +66,7 @@ def publish_result(result: Result, prepared: Search, origin: Origin, out: Path) 
         producer=f"hlserve {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sha256=hashlib.sha256(model).hexdigest(),
+        frontend=origin.frontend,
         source={"file": Path(origin.file).name, "sha256": _sha256(prepared.original.model)},
         report={
             "candidate": result.best.candidate.name,

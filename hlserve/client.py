@@ -1,16 +1,18 @@
-"""InferenceClient: arrays in, arrays out; NumPy, grpcio and protobuf are all it needs.
+"""InferenceClient: arrays, texts or sounds in, arrays out; needs NumPy, grpcio and protobuf only.
 
 ::
 
     with InferenceClient("localhost:8001") as client:
         result = client.infer("fashion", images)
         result.outputs["probabilities"]
+        client.infer_items("sentiment", ["good food, good staff"])
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -21,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hlserve import codec, datatypes, rpcs
 from hlserve.errors import InvalidRequestError, ServerError
+from hlserve.frontend import FrontEnd, from_json
 from hlserve.pb.messages import health, inference, message_class
 
 Array = NDArray[Any]
@@ -184,6 +187,18 @@ class InferenceClient:
             properties=dict(response.properties),
         )
 
+    def frontend(
+        self, model: str, version: str = "", *, timeout_s: float | None = None
+    ) -> FrontEnd | None:
+        """What makes the model's inputs of texts or sounds; None where they are numbers.
+
+        Raises:
+            SchemaVersionError: a newer hlserve published it.
+            ModelFileError: it is no front end that this hlserve knows.
+            ServerError: see ``model_metadata``.
+        """
+        return frontend_of(self.model_metadata(model, version, timeout_s=timeout_s))
+
     def infer(
         self,
         model: str,
@@ -227,6 +242,40 @@ class InferenceClient:
         codec.encode_inputs(request, arrays)
         return _result(self._call("ModelInfer", request, inference.ModelInferResponse, timeout_s))
 
+    def infer_items(
+        self,
+        model: str,
+        items: Sequence[Any],
+        version: str = "",
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> InferResult:
+        """Runs a model on texts or sounds, by the front end that was published with it.
+
+        The model's metadata is asked each time, so that a version which is published meanwhile
+        is never fed by another's vocabulary.
+
+        Args:
+            model: its name.
+            items: what its front end takes: texts; or paths, contents or ``Sound`` of sounds.
+            version: empty: the latest.
+            outputs: names in the order wanted; None: all.
+            timeout_s: of each of the two calls.
+
+        Raises:
+            InvalidRequestError: the model has no front end, or it makes other inputs.
+            DataError: an item cannot be taken.
+            ServerError: the server refused or does not answer; ``status`` says which.
+        """
+        facts = self.model_metadata(model, version, timeout_s=timeout_s)
+        front_end = frontend_of(facts)
+        if front_end is None:
+            raise InvalidRequestError(f"model {model!r} has no front end: infer() takes its arrays")
+        arrays = _fitted(model, front_end.apply(items), facts.inputs)
+        pinned = version or (facts.versions[-1] if facts.versions else "")
+        return self.infer(model, arrays, pinned, outputs=outputs, timeout_s=timeout_s)
+
     def _only_input(
         self, model: str, version: str, value: ArrayLike, timeout_s: float | None
     ) -> dict[str, Array]:
@@ -265,6 +314,30 @@ class InferenceClient:
             )
         except grpc.RpcError as error:
             raise ServerError(error.code().name, error.details() or "no details") from error
+
+
+def frontend_of(facts: ModelMetadata) -> FrontEnd | None:
+    """The front end that a server names among a model's properties; raises as ``from_json``."""
+    text = facts.properties.get("frontend")
+    return None if text is None else from_json(text, where=f"model {facts.name!r}: front end")
+
+
+def _fitted(
+    model: str, arrays: Mapping[str, Array], tensors: Sequence[TensorMetadata]
+) -> dict[str, Array]:
+    """What a front end made, as the model takes it: flat where it is, in its datatypes."""
+    fitted = {}
+    for tensor in tensors:
+        array, shape = arrays.get(tensor.name), tensor.shape[1:]
+        if array is None:
+            raise InvalidRequestError(
+                f"model {model!r} takes the input {tensor.name!r}, its front end makes "
+                f"{', '.join(map(repr, arrays))}"
+            )
+        if -1 not in shape and prod(shape) == prod(array.shape[1:]):
+            array = array.reshape(len(array), *shape)
+        fitted[tensor.name] = cast_array(array, tensor)
+    return fitted
 
 
 def _tensors(

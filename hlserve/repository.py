@@ -75,6 +75,7 @@ class Metadata:
         created: ISO 8601, UTC.
         sha256: of model.onnx, hexadecimal.
         source, report: what the version was made from, and how.
+        frontend: what makes the inputs of texts or sounds, as JSON that ``hlserve.frontend`` reads.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -87,14 +88,11 @@ class Metadata:
     schema_version: int = SCHEMA_VERSION
     source: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    frontend: dict[str, Any] | None = None
 
 
 class Repository:
-    """Reads a model repository.
-
-    Raises:
-        RepositoryError: ``root`` is no folder, or cannot be read.
-    """
+    """Reads a model repository; raises RepositoryError where ``root`` is no readable folder."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():

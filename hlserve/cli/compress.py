@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from compress.bound import Drop
     from compress.metric import Metric
     from compress.search import Goal, Result, Search, Verdict
-    from hlserve.datasets import Dataset, Rows
+    from hlserve.cli.model_rows import ModelFacts
+    from hlserve.datasets import Rows
 
 _MAX_BATCH = 65536
 
@@ -79,7 +80,8 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
 def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Make MODEL smaller and faster, and publish it at --out if it is as good as before.
 
-    MODEL is a checkpoint of `hlserve train` (.safetensors) or any ONNX file. Candidates are
+    MODEL is a checkpoint of `hlserve train` (.safetensors) or any ONNX file; texts and sounds go
+    through its own front end, which is published with the result. Candidates are
     judged on --eval; without it on the data's own test rows, or on a fifth set apart. Without
     labels the metric is agreement with the original. If nothing passes, the original is kept
     and the exit code is 3.
@@ -93,10 +95,12 @@ def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
     from compress.job import prepare, read_model
     from compress.publish import publish_result, report
     from compress.search import search
+    from hlserve.cli.model_rows import facts_of
 
     _require_writable(out)
     source = read_model(model)
-    dataset, train, judge = _rows(options)
+    facts = facts_of(model)
+    train, judge = _rows(facts, options)
     wishes = _wishes(options)
     prepared, goal = prepare(source, train, judge, wishes, progress=True)
     _say(_opening(prepared, goal, train))
@@ -104,7 +108,7 @@ def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
         result = search(prepared, goal, seed=options["seed"], progress=True, tell=_say)
     except BoundNotMetError as error:
         raise BoundNotMetError(f"{error}. Nothing was published at {out}") from error
-    origin = _origin(model, source, dataset, options)
+    origin = _origin(model, source, facts, options)
     version = publish_result(result, prepared, origin, out)
     if as_json:
         import msgspec
@@ -134,22 +138,22 @@ def _require_writable(out: Path) -> None:
         raise RepositoryError(f"--out {out}: cannot write into {nearest}")
 
 
-def _rows(options: dict[str, Any]) -> tuple[Dataset, Rows, Rows]:
+def _rows(facts: ModelFacts, options: dict[str, Any]) -> tuple[Rows, Rows]:
     from compress.job import rows_apart
-    from hlserve.datasets import load
+    from hlserve.cli.model_rows import load_for
 
-    dataset = load(options["data"], target=options["target"])
+    dataset = load_for(facts, options["data"], target=options["target"])
     if options["evaluation"] is not None:
-        other = load(options["evaluation"], target=options["target"])
-        return dataset, dataset.train, other.train if other.test is None else other.test
+        other = load_for(facts, options["evaluation"], target=options["target"])
+        return dataset.train, other.train if other.test is None else other.test
     if dataset.test is not None:
-        return dataset, dataset.train, dataset.test
+        return dataset.train, dataset.test
     train, judge = rows_apart(dataset.train, seed=options["seed"])
     _say(
         f"judged on {len(judge):,} of the {len(dataset.train):,} rows, set apart now; if MODEL "
         "was trained on them, give others with --eval"
     )
-    return dataset, train, judge
+    return train, judge
 
 
 def _wishes(options: dict[str, Any]) -> Any:
@@ -193,20 +197,21 @@ def _opening(prepared: Search, goal: Goal, train: Rows) -> str:
     return "\n".join(lines)
 
 
-def _origin(model: Path, source: Any, dataset: Dataset, options: dict[str, Any]) -> Any:
+def _origin(model: Path, source: Any, facts: ModelFacts, options: dict[str, Any]) -> Any:
     from compress.publish import Origin
+    from hlserve.frontend import to_json
     from hlserve.nn.network import Network
 
-    if not isinstance(source, Network):
-        return Origin(str(model), options["data"], options["evaluation"])
-    units = {entry.name: entry.units for entry in source.inputs if entry.units}
+    is_network = isinstance(source, Network)
+    inputs = source.inputs if is_network else ()
     return Origin(
         str(model),
         options["data"],
         options["evaluation"],
-        source.task,
-        source.class_labels,
-        units,
+        source.task if is_network else None,
+        facts.class_labels,
+        {entry.name: entry.units for entry in inputs if entry.units},
+        None if facts.frontend is None else to_json(facts.frontend),
     )
 
 

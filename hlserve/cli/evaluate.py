@@ -47,7 +47,7 @@ def command(model: Path, data: str, target: str | None, as_json: bool, **options
     """Run MODEL on rows in ONNX Runtime and say how good and how fast it is.
 
     MODEL is a folder of the model repository (its latest version, or a version's own folder),
-    an ONNX file, or a checkpoint of `hlserve train`.
+    an ONNX file, or a checkpoint of `hlserve train`. Texts and sounds go through its own front end.
 
     \b
     Examples:
@@ -55,13 +55,14 @@ def command(model: Path, data: str, target: str | None, as_json: bool, **options
       hlserve evaluate model.onnx --data rows.npz --json
       hlserve evaluate runs/price.safetensors --data houses.csv --target price
     """  # noqa: D301 - click's mark for a block that keeps its lines
-    rows = _rows(data, target, options["split"])
-    found = _evaluate(model, data, rows, options["metric"], options["output"])
+    path = _file(model)
+    rows = _rows(path, data, target, options["split"])
+    found = _evaluate(path, data, rows, options["metric"], options["output"])
     click.echo(msgspec.json.encode(found).decode() if as_json else _as_text(found))
 
 
 def _evaluate(
-    model: Path, data: str, rows: Rows, metric_name: str | None, output: str | None
+    path: Path, data: str, rows: Rows, metric_name: str | None, output: str | None
 ) -> Evaluation:
     from compress.evaluate import bind_rows, make_judge
     from compress.export import to_onnx
@@ -73,7 +74,6 @@ def _evaluate(
     from hlserve.nn.network import Network
 
     metric = None if metric_name is None else metric_named(metric_name)
-    path = _file(model)
     source = read_model(path)
     graph = to_onnx(source) if isinstance(source, Network) else source
     content = graph.SerializeToString()
@@ -101,10 +101,10 @@ def _evaluate(
     )
 
 
-def _rows(data: str, target: str | None, split: str | None) -> Rows:
-    from hlserve.datasets import load
+def _rows(path: Path, data: str, target: str | None, split: str | None) -> Rows:
+    from hlserve.cli.model_rows import facts_of, load_for
 
-    dataset = load(data, target=target)
+    dataset = load_for(facts_of(path), data, target=target)
     if split == "test" and dataset.test is None:
         raise ConfigError(f"--split test: {data} has no test rows of its own")
     rows = dataset.train if split == "train" or dataset.test is None else dataset.test

@@ -10,7 +10,11 @@ import click
 @click.command(name="predict")
 @click.argument("address")
 @click.argument("model")
-@click.option("--input", "source", help="A .png, .csv, .json, .npy or .npz file; - is stdin.")
+@click.option(
+    "--input",
+    "source",
+    help="A .png, .csv, .json, .npy or .npz file, a text or a sound file; - is stdin.",
+)
 @click.option("--data", help="A data set by name or path, in place of --input.")
 @click.option("--row", type=click.IntRange(0), default=0, help="Which of its (test) rows.")
 @click.option("--target", help="Its label column or array, where not y.")
@@ -21,12 +25,16 @@ import click
 def command(address: str, model: str, version: str, as_json: bool, **options: Any) -> None:
     """Ask the server at ADDRESS what MODEL says to an input.
 
-    An image must have the size that the model takes; nothing is resized.
+    An image must have the size that the model takes; nothing is resized. A model of texts or
+    sounds was published with its front end, which is applied here: --input is then the text
+    itself, a .txt file or stdin of a text a line, or a sound file.
 
     \b
     Examples:
       hlserve predict localhost:8001 fashion --input shoe.png
       hlserve predict localhost:8001 fashion --data fashion-mini --row 0
+      hlserve predict localhost:8001 sentiment --input "good food, good staff"
+      hlserve predict localhost:8001 digits --input seven.wav
       echo '[[5.1, 3.5, 1.4, 0.2]]' | hlserve predict localhost:8001 iris --input - --json
     """  # noqa: D301 - click's mark for a block that keeps its lines
     from hlserve.cli.prediction import ask

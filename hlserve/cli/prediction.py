@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlserve.cli.prediction_input import fit_inputs, read_input
-from hlserve.client import InferenceClient, InferResult, ModelMetadata
+from hlserve.cli.prediction_items import is_array_file, read_items
+from hlserve.client import InferenceClient, InferResult, ModelMetadata, frontend_of
 from hlserve.errors import ConfigError, DataError
+from hlserve.frontend import FrontEnd, item_kind
 
 Array = NDArray[Any]
 
@@ -50,9 +52,15 @@ def ask(
         DataError: the input cannot be read, or does not fit the model.
         ServerError: what the server answered.
     """
-    question = _question(source, data, row, target)
+    if (source is None) == (data is None):
+        raise ConfigError("give either --input or --data")
     with InferenceClient(address, timeout_s=timeout_s) as client:
         facts = client.model_metadata(model, version)
+        front_end = frontend_of(facts)
+        if source is not None:
+            question = _Question(_values(source, front_end))
+        else:
+            question = _row_of(str(data), row, target, front_end)
         result = client.infer(model, fit_inputs(question.values, facts.inputs), version)
     labels = _class_labels(facts)
     if as_json:
@@ -64,14 +72,16 @@ def ask(
     return lines
 
 
-def _question(source: str | None, data: str | None, row: int, target: str | None) -> _Question:
-    if (source is None) == (data is None):
-        raise ConfigError("give either --input or --data")
-    if source is not None:
-        return _Question(read_input(source, sys.stdin))
-    from hlserve.datasets import load
+def _values(source: str, front_end: FrontEnd | None) -> Any:
+    if front_end is None or is_array_file(source):
+        return read_input(source, sys.stdin)
+    return front_end.apply(read_items(source, item_kind(front_end), sys.stdin))
 
-    dataset = load(str(data), target=target)
+
+def _row_of(data: str, row: int, target: str | None, front_end: FrontEnd | None) -> _Question:
+    from hlserve.cli.model_rows import ModelFacts, load_for
+
+    dataset = load_for(ModelFacts(front_end), data, target=target)
     rows = dataset.train if dataset.test is None else dataset.test
     if row >= len(rows):
         raise DataError(f"{data} has {len(rows)} rows, row {row} is not among them")

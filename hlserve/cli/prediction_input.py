@@ -44,7 +44,10 @@ def read_input(source: str, stdin: TextIO) -> Array | dict[str, Array]:
             return _parse_text(path.read_text(), path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    raise DataError(f"{path}: unknown kind of file, expected .png, .csv, .json, .npy or .npz")
+    raise DataError(
+        f"{path}: unknown kind of file, expected .png, .csv, .json, .npy or .npz; texts and "
+        "sounds are for models that were published with a front end, and this one was not"
+    )
 
 
 def fit_inputs(

@@ -1,8 +1,10 @@
-"""``hlserve publish``: an ONNX file into the repository as it is, checked, nothing compressed."""
+"""``hlserve publish``: an ONNX file or a checkpoint into the repository, as it is."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,9 @@ import click
 from numpy.typing import NDArray
 
 from hlserve import __version__
+from hlserve.cli.model_rows import ModelFacts, facts_of
 from hlserve.errors import ConfigError, HlserveError, ModelFileError
+from hlserve.frontend import from_json, to_json
 from hlserve.repository import Metadata, TensorSpec, publish
 
 if TYPE_CHECKING:
@@ -30,8 +34,13 @@ Array = NDArray[Any]
     type=click.Path(path_type=Path),
     help="A text file, one label a line in the order of the classes.",
 )
-def command(model: Path, out: Path, class_labels: Path | None) -> None:
-    """Publish the ONNX file MODEL unchanged as the next version of the model at --out.
+@click.option(
+    "--frontend",
+    type=click.Path(path_type=Path),
+    help="JSON of what makes the inputs of texts or sounds. A checkpoint has its own.",
+)
+def command(model: Path, out: Path, class_labels: Path | None, frontend: Path | None) -> None:
+    """Publish MODEL, an ONNX file or a checkpoint, unchanged as the next version at --out.
 
     It is loaded and run once first, and what it answered is kept as a golden sample, which the
     server replays before it takes requests.
@@ -40,26 +49,58 @@ def command(model: Path, out: Path, class_labels: Path | None) -> None:
     Examples:
       hlserve publish model.onnx --out models/mine
       hlserve publish model.onnx --out models/mine --class-labels labels.txt
+      hlserve publish runs/sentiment.safetensors --out models/sentiment
     """  # noqa: D301 - click's mark for a block that keeps its lines
-    content = _read(model)
-    labels = None if class_labels is None else _read_labels(class_labels)
+    source = _source(model)
+    facts = _facts(model, class_labels, frontend)
+    labels = facts.class_labels
     try:
-        session, golden = _checked(content)
+        session, golden = _checked(source.content)
     except HlserveError as error:
         raise ModelFileError(f"{model} is not published: {error}") from error
     _check_labels(labels, session)
     metadata = Metadata(
-        inputs=tuple(_spec(tensor) for tensor in session.inputs),
-        outputs=tuple(_spec(tensor) for tensor in session.outputs),
-        task=None if labels is None else "classification",
+        inputs=tuple(_spec(tensor, source.units) for tensor in session.inputs),
+        outputs=tuple(_spec(tensor, source.units) for tensor in session.outputs),
+        task=source.task if labels is None else "classification",
         class_labels=labels,
         producer=f"hlserve {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=hashlib.sha256(source.content).hexdigest(),
         source={"file": model.name},
+        frontend=None if facts.frontend is None else to_json(facts.frontend),
     )
-    version = publish(out, model=content, metadata=metadata, golden=golden)
+    version = publish(out, model=source.content, metadata=metadata, golden=golden)
     click.echo(f"published {out / str(version)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The ONNX file, and what only a checkpoint says of it."""
+
+    content: bytes
+    task: str | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+def _source(model: Path) -> _Source:
+    if model.suffix != ".safetensors":
+        return _Source(_read(model))
+    from compress.export import to_onnx
+    from hlserve.nn import checkpoint
+
+    network = checkpoint.load(model)
+    units = {entry.name: entry.units for entry in network.inputs if entry.units}
+    return _Source(to_onnx(network).SerializeToString(), network.task, units)
+
+
+def _facts(model: Path, class_labels: Path | None, frontend: Path | None) -> ModelFacts:
+    """What the options say, else what the checkpoint does."""
+    own = facts_of(model) if model.suffix == ".safetensors" else ModelFacts()
+    return ModelFacts(
+        own.frontend if frontend is None else from_json(_read(frontend), where=str(frontend)),
+        own.class_labels if class_labels is None else _read_labels(class_labels),
+    )
 
 
 def _checked(content: bytes) -> tuple[Session, dict[str, Array] | None]:
@@ -84,8 +125,8 @@ def _check_labels(labels: tuple[str, ...] | None, session: Session) -> None:
         raise ConfigError(f"{len(labels)} class labels came for outputs of the widths {widths}")
 
 
-def _spec(tensor: TensorInfo) -> TensorSpec:
-    return TensorSpec(tensor.name, tensor.datatype.name, tensor.shape)
+def _spec(tensor: TensorInfo, units: Mapping[str, str]) -> TensorSpec:
+    return TensorSpec(tensor.name, tensor.datatype.name, tensor.shape, units.get(tensor.name))
 
 
 def _read(path: Path) -> bytes:

@@ -15,6 +15,11 @@ _ARCHITECTURES = "mlp:300,100 (hidden widths), lenet5 or lenet5-caffe."
 @click.option("--data", required=True, metavar="NAME|PATH", help="See `hlserve datasets`.")
 @click.option("--target", metavar="COLUMN", help="Column or array that holds the labels.")
 @click.option(
+    "--frontend",
+    metavar="SPEC|FILE",
+    help="Of texts and sounds: words:SIZE, subwords:SIZE, log-mel:BANDS or its .json.",
+)
+@click.option(
     "--arch", default="mlp:300,100", show_default=True, metavar="SPEC", help=_ARCHITECTURES
 )
 @click.option(

@@ -11,8 +11,10 @@ import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
-from hlserve.datasets import Dataset, load
+from hlserve.cli.model_rows import FRONTEND_KEY
+from hlserve.datasets import Dataset, Rows, load
 from hlserve.errors import ConfigError, DataError
+from hlserve.frontend import to_json
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
 from hlserve.nn.evaluation import Evaluation, evaluate
@@ -36,6 +38,7 @@ class Settings:
 
     data: str
     target: str | None
+    frontend: str | None
     arch: str
     out: Path
     epochs: int | None
@@ -91,7 +94,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 def train(settings: Settings, job: Job) -> tuple[Summary, History]:
     """Trains the job's network, saves it and evaluates it."""
-    network, x = job.network, job.dataset.train.x
+    network = job.network
+    x = _inputs(network, job.dataset.train)
     with threadpool_limits(limits=settings.threads, user_api="blas"):
         history = fit(
             network,
@@ -105,7 +109,7 @@ def train(settings: Settings, job: Job) -> tuple[Summary, History]:
             seed=settings.seed,
             threads=None,
         )
-        extra = _provenance(job.dataset, settings)
+        extra = _provenance(job.dataset, settings, network)
         checkpoint.save(network, settings.out, history=history, extra=extra)
         train = _figure(evaluate(network, x, job.labels, indices=job.kept), history)
         validation = _figure(evaluate(network, x, job.labels, indices=job.apart), history)
@@ -136,7 +140,7 @@ def prepare(settings: Settings) -> Job:
         DataError: the rows or their labels do not fit.
         ConfigError: the architecture or a setting does not.
     """
-    dataset = load(settings.data, target=settings.target)
+    dataset = load(settings.data, target=settings.target, frontend=settings.frontend)
     x, labels = dataset.train.x, dataset.train.y
     if labels is None or dataset.task is None:
         raise DataError(f"{dataset.name}: no labels to train on; name them with --target")
@@ -154,7 +158,7 @@ def prepare(settings: Settings) -> Job:
         seed=settings.seed,
     )
     if dataset.test is not None and dataset.test.y is not None:
-        Examples.checked(network, dataset.test.x, dataset.test.y)
+        Examples.checked(network, _inputs(network, dataset.test), dataset.test.y)
     return Job(dataset, labels, network, kept, apart)
 
 
@@ -193,7 +197,12 @@ def make_optimizer(settings: Settings) -> Optimizer:
 def _test_figure(network: Network, dataset: Dataset, history: History) -> Figure | None:
     if dataset.test is None or dataset.test.y is None:
         return None
-    return _figure(evaluate(network, dataset.test.x, dataset.test.y), history)
+    inputs = _inputs(network, dataset.test)
+    return _figure(evaluate(network, inputs, dataset.test.y), history)
+
+
+def _inputs(network: Network, rows: Rows) -> dict[str, Array]:
+    return rows.inputs_for([entry.name for entry in network.inputs])
 
 
 def _figure(evaluation: Evaluation, history: History) -> Figure:
@@ -219,13 +228,17 @@ def _advice(train: Figure, validation: Figure) -> str | None:
     )
 
 
-def _provenance(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def _provenance(dataset: Dataset, settings: Settings, network: Network) -> dict[str, Any]:
     named = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(settings).items()
     }
     facts = {"name": dataset.name, "licence": dataset.licence, "source": dataset.source}
-    return {"architecture": settings.arch, "data": facts, "settings": named}
+    extra = {"architecture": settings.arch, "data": facts, "settings": named}
+    if dataset.frontend is None:
+        return extra
+    frontend = dataset.frontend.feeding([entry.name for entry in network.inputs])
+    return extra | {FRONTEND_KEY: to_json(frontend)}
 
 
 def as_text(summary: Summary) -> str:

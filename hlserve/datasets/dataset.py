@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlserve.errors import DataError
+from hlserve.frontend import MASK, FrontEnd
 
 # Element types differ from input to input (uint8 pixels, float32 columns, int64 ids).
 Array = NDArray[Any]
@@ -48,15 +49,33 @@ class Rows:
 
     @property
     def x(self) -> Array:
-        """The only input.
+        """The only input; a ``mask`` that says where sequences end is not counted.
 
         Raises:
             DataError: there are several; ``inputs`` holds them by name.
         """
-        if len(self.inputs) > 1:
+        arrays = [array for name, array in self.inputs.items() if name != MASK]
+        if len(arrays) > 1:
             names = ", ".join(f"'{name}'" for name in self.inputs)
             raise DataError(f"rows hold {len(self.inputs)} inputs ({names}), expected one")
-        return next(iter(self.inputs.values()))
+        return arrays[0] if arrays else self.inputs[MASK]
+
+    def inputs_for(self, wanted: Sequence[str]) -> dict[str, Array]:
+        """The arrays for a model with these inputs; its only input takes ``x``.
+
+        Raises:
+            DataError: the rows lack one of several inputs.
+        """
+        if len(wanted) == 1:
+            held = self.inputs.get(wanted[0])
+            return {wanted[0]: self.x if held is None else held}
+        missing = [name for name in wanted if name not in self.inputs]
+        if missing:
+            names = ", ".join(f"'{name}'" for name in self.inputs)
+            raise DataError(
+                f"the model takes {list(wanted)}; the rows hold {names}, not '{missing[0]}'"
+            )
+        return {name: self.inputs[name] for name in wanted}
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -82,6 +101,8 @@ class Dataset:
         feature_names: names of the columns of a table.
         licence: an SPDX expression, or ``unknown``.
         source: where the rows came from.
+        frontend: what made the inputs of text or sound; None where they are numbers from the
+            start. A network trained on them is useless without it.
     """
 
     name: str
@@ -93,3 +114,31 @@ class Dataset:
     feature_names: tuple[str, ...] | None
     licence: str
     source: str
+    frontend: FrontEnd | None = None
+
+    def in_classes(self, class_labels: Sequence[str] | None) -> Dataset:
+        """The same rows, their class numbers those of a model with these class labels.
+
+        Raises:
+            DataError: a class of the rows is none of the model's.
+        """
+        own = self.class_labels
+        if own is None or class_labels is None or own == tuple(class_labels):
+            return self
+        unknown = sorted(set(own) - set(class_labels))
+        if unknown:
+            known = ", ".join(f"'{label}'" for label in class_labels)
+            raise DataError(
+                f"{self.name}: the class '{unknown[0]}' is none of the model's: {known}"
+            )
+        place = np.array([list(class_labels).index(label) for label in own], dtype=np.int64)
+        return replace(
+            self,
+            train=_renumbered(self.train, place),
+            test=None if self.test is None else _renumbered(self.test, place),
+            class_labels=tuple(class_labels),
+        )
+
+
+def _renumbered(rows: Rows, place: NDArray[np.int64]) -> Rows:
+    return Rows(rows.inputs, None if rows.y is None else place[rows.y])

@@ -45,7 +45,8 @@ class ModelMetadata:
         versions: those that answer, ascending.
         inputs: -1 where a dimension varies.
         outputs: -1 where a dimension varies.
-        properties: facts as text: ``class_labels`` and ``units`` as JSON, ``task``, ``sha256``.
+        properties: facts as text: ``class_labels``, ``units`` and ``frontend`` as JSON, ``task``,
+            ``sha256``.
         platform: Triton's name for an ONNX file in ONNX Runtime.
     """
 
@@ -206,4 +207,6 @@ def _properties(model: ServedModel, units: Mapping[str, str]) -> dict[str, str]:
         properties["class_labels"] = json.dumps(model.metadata.class_labels, ensure_ascii=False)
     if units:
         properties["units"] = json.dumps(units, ensure_ascii=False)
+    if model.metadata.frontend is not None:
+        properties["frontend"] = json.dumps(model.metadata.frontend, ensure_ascii=False)
     return properties

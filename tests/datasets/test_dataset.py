@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hlserve.datasets import Rows
+from hlserve.datasets import Dataset, Rows
 from hlserve.errors import DataError
 
 
@@ -42,3 +42,26 @@ def test_take_of_no_rows_is_empty():
 def test_rows_that_do_not_fit_are_refused(inputs, y, message):
     with pytest.raises(DataError, match=message):
         Rows(inputs, y)
+
+
+def test_x_does_not_count_a_mask_and_a_model_takes_its_inputs_by_name():
+    rows = Rows({"input": np.zeros((3, 2)), "mask": np.ones((3, 2))})
+    assert rows.x is rows.inputs["input"]
+    assert rows.inputs_for(["input"]).keys() == {"input"}
+    assert rows.inputs_for(["mask", "input"]).keys() == {"mask", "input"}
+    assert rows.inputs_for(["pixels"])["pixels"] is rows.x
+    with pytest.raises(DataError, match=r"takes \['input', 'state'\]; the rows hold .*'state'"):
+        rows.inputs_for(["input", "state"])
+
+
+def test_classes_are_renumbered_to_a_models_by_their_labels():
+    facts = {"units": None, "feature_names": None, "licence": "", "source": ""}
+    rows = Rows({"x": np.zeros(3)}, np.array([0, 1, 1]))
+    dataset = Dataset("pets", rows, rows, "classification", ("cat", "dog"), **facts)
+    other = dataset.in_classes(["dog", "bird", "cat"])
+    assert other.class_labels == ("dog", "bird", "cat")
+    assert other.train.y.tolist() == other.test.y.tolist() == [2, 0, 0]
+    assert dataset.in_classes(None) is dataset
+    assert dataset.in_classes(("cat", "dog")) is dataset
+    with pytest.raises(DataError, match="pets: the class 'dog' is none of the model's: 'cat'"):
+        dataset.in_classes(["cat"])

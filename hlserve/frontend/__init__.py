@@ -1,0 +1,38 @@
+"""What makes a model's inputs of text, sound and string columns, published as data beside it.
+
+A front end is a value: settings and a vocabulary, read from JSON and never code. It is fitted on
+training rows, kept in the checkpoint and in the version's metadata, and handed out by the server,
+so that training, evaluation, ``hlserve predict`` and a client all make the same arrays:
+``front_end.apply(items)`` gives an array by input name, rows first.
+"""
+
+from hlserve.frontend.description import FrontEnd, from_json, to_json
+from hlserve.frontend.log_mel import LogMel
+from hlserve.frontend.settings import ItemKind, fit, item_kind
+from hlserve.frontend.sound_file import SUFFIXES as SOUND_SUFFIXES
+from hlserve.frontend.sound_file import Sound, read_sound
+from hlserve.frontend.string_columns import Column, StringColumns
+from hlserve.frontend.subwords import Subwords
+from hlserve.frontend.token_ids import INPUT, MASK, PADDING_ID, UNKNOWN_ID
+from hlserve.frontend.words import Words
+
+__all__ = [
+    "INPUT",
+    "MASK",
+    "PADDING_ID",
+    "SOUND_SUFFIXES",
+    "UNKNOWN_ID",
+    "Column",
+    "FrontEnd",
+    "ItemKind",
+    "LogMel",
+    "Sound",
+    "StringColumns",
+    "Subwords",
+    "Words",
+    "fit",
+    "from_json",
+    "item_kind",
+    "read_sound",
+    "to_json",
+]
