@@ -9,10 +9,11 @@ from hlserve.datasets.csv_table import read_csv
 from hlserve.datasets.dataset import Dataset
 from hlserve.datasets.idx import read_idx_folder
 from hlserve.datasets.known import KNOWN, load_embedded
+from hlserve.datasets.npy import is_npy_folder, read_npy_folder
 from hlserve.datasets.npz import read_npz
 from hlserve.errors import DataError
 
-_ACCEPTED = "a folder of IDX files (MNIST names), an .npz file or a .csv file"
+_ACCEPTED = "a folder of IDX files (MNIST names) or of x.npy and y.npy, an .npz file or a .csv file"
 
 
 def load(name_or_path: str | Path, *, target: str | None = None) -> Dataset:
@@ -22,8 +23,9 @@ def load(name_or_path: str | Path, *, target: str | None = None) -> Dataset:
     NPZ file what they are; class numbers int64 (rows,), regression targets float32.
 
     Args:
-        name_or_path: an embedded set's name (see ``KNOWN``), or the path of a folder of IDX files,
-            an ``.npz`` or a ``.csv`` file. A path that could be a name is written ``./digits``.
+        name_or_path: an embedded set's name (see ``KNOWN``), or the path of a folder of IDX files
+            or of ``x.npy`` and ``y.npy``, an ``.npz`` or a ``.csv`` file. A path that could be a
+            name is written ``./digits``.
         target: which array (NPZ) or column (CSV) holds the labels; ``y`` where it is not given.
 
     Raises:
@@ -35,7 +37,9 @@ def load(name_or_path: str | Path, *, target: str | None = None) -> Dataset:
         return load_embedded(embedded[name_or_path])
     path = Path(name_or_path)
     if path.is_dir():
-        _refuse_target(target, f"the IDX folder '{path}'")
+        _refuse_target(target, f"the folder '{path}'")
+        if is_npy_folder(path):
+            return read_npy_folder(path)
         return read_idx_folder(path)
     if not path.exists():
         raise DataError(_not_found(str(name_or_path), list(embedded)))
