@@ -23,13 +23,12 @@ from hlserve.cli.report_measures import (
     part_figures,
     sample,
 )
-from hlserve.cli.training import Job, Settings, make_optimizer, prepare
+from hlserve.cli.training import Job, Settings, inputs_of, loss_of, optimizer_of, prepare
 from hlserve.cli.worst_examples import is_image, worst_examples
 from hlserve.errors import ConfigError
 from hlserve.nn.evaluation import Part, default_loss
 from hlserve.nn.examples import Examples
 from hlserve.nn.history import EpochRecord, History
-from hlserve.nn.losses import Loss
 from hlserve.nn.trainer import FEW_ROWS
 from hlserve.report.advice import Levers
 from hlserve.report.drawing import require_matplotlib
@@ -72,7 +71,6 @@ def write_report(
     history: History,
     *,
     with_curve: bool,
-    loss: Loss | None = None,
 ) -> str:
     """Writes the page, and answers the lines that the command prints.
 
@@ -82,10 +80,9 @@ def write_report(
         job: its rows, and the trained network.
         history: of the training.
         with_curve: whether copies are trained on fewer rows.
-        loss: that was trained on, the task's own by default.
     """
     with threadpool_limits(limits=settings.threads, user_api="blas"):
-        report = _Measuring(settings, job, history, loss).report(with_curve)
+        report = _Measuring(settings, job, history).report(with_curve)
     size = write_folder(folder, report, as_html(report))
     verdict = report.verdict
     lines = [f"verdict      {verdict.kind}: {verdict.sentence}"]
@@ -97,15 +94,15 @@ def write_report(
 class _Measuring:
     """One trained network, measured for its report."""
 
-    def __init__(self, settings: Settings, job: Job, history: History, loss: Loss | None) -> None:
+    def __init__(self, settings: Settings, job: Job, history: History) -> None:
         self._settings, self._job, self._history = settings, job, history
         self._network = job.network
-        inputs = dict(job.dataset.train.inputs)
+        inputs = inputs_of(job.network, job.dataset.train)
         examples = Examples.checked(job.network, inputs, job.labels)
-        used = loss or default_loss(job.network, Part(examples, job.kept))
+        used = loss_of(settings, job) or default_loss(job.network, Part(examples, job.kept))
         self._subject = Subject(inputs, job.labels, used, kind_of(job.network, job.labels))
         self._labels = _labels(job, settings.target)
-        self._optimizer = make_optimizer(settings)
+        self._optimizer = optimizer_of(settings)
         self._batch_size = settings.batch_size or (32 if len(job.kept) < FEW_ROWS else 128)
         self._validation = self._subject.results(job.network, sample(job.apart))
 
@@ -198,7 +195,7 @@ class _Measuring:
             subject=self._subject,
             kept=job.kept,
             apart=job.apart,
-            make_optimizer=functools.partial(make_optimizer, settings),
+            make_optimizer=functools.partial(optimizer_of, settings),
             batch_size=self._batch_size,
             total_steps=self._steps,
             seed=settings.seed,

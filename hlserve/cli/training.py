@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
 from hlserve.cli.model_rows import FRONTEND_KEY
+from hlserve.cli.training_choices import (
+    class_weight_of,
+    make_augment,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    save_every_of,
+    state_path,
+)
 from hlserve.datasets import Dataset, Rows, load
 from hlserve.errors import ConfigError, DataError
 from hlserve.frontend import to_json
@@ -20,12 +29,16 @@ from hlserve.nn.architectures import build_for
 from hlserve.nn.evaluation import Evaluation, evaluate
 from hlserve.nn.examples import Examples
 from hlserve.nn.history import History
+from hlserve.nn.losses import Loss
 from hlserve.nn.metrics import wilson_interval
 from hlserve.nn.network import Network
-from hlserve.nn.optimizers import SGD, AdamW, Optimizer
+from hlserve.nn.optimizers import Optimizer
 from hlserve.nn.param import Array
 from hlserve.nn.split import Indices, validation_split
-from hlserve.nn.trainer import LEARNING_RATE, EarlyStopping, fit
+from hlserve.nn.trainer import fit
+from hlserve.nn.training_rows import stream_split
+from hlserve.nn.training_settings import EarlyStopping, Gradients, StateFile, Weighting
+from hlserve.row_blocks import is_mapped, rows_at
 
 # A gap below this is small in itself, however many rows prove it.
 NOTABLE_ACCURACY_GAP = 0.02
@@ -43,18 +56,31 @@ class Settings:
     out: Path
     epochs: int | None
     batch_size: int | None
-    optimizer: Literal["adamw", "sgd"]
+    accumulate: int
+    optimizer: Literal["adamw", "rmsprop", "sgd"]
     learning_rate: float | None
     weight_decay: float | None
+    schedule: str
+    clip_norm: float | None
+    loss: str | None
+    label_smoothing: float
+    class_weight: str | None
+    augment: str | None
+    metric: str | None
     validation: float
     patience: int | None
     seed: int
     threads: int
+    save_every: str | None
+    resume: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Rows, checked, and the fresh network; ``kept`` are trained on, ``apart`` validate."""
+    """Rows, checked, and the fresh network; ``kept`` are trained on, ``apart`` validate.
+
+    Of rows that are streamed from a file, ``kept`` are some of those that are trained on.
+    """
 
     dataset: Dataset
     labels: Array
@@ -95,25 +121,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 def train(settings: Settings, job: Job) -> tuple[Summary, History]:
     """Trains the job's network, saves it and evaluates it."""
     network = job.network
-    x = _inputs(network, job.dataset.train)
     with threadpool_limits(limits=settings.threads, user_api="blas"):
-        history = fit(
-            network,
-            x,
-            job.labels,
-            validation=settings.validation,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            optimizer=make_optimizer(settings),
-            early_stopping=EarlyStopping(settings.patience) if settings.patience else None,
-            seed=settings.seed,
-            threads=None,
-        )
+        history = _fit(settings, job)
         extra = _provenance(job.dataset, settings, network)
         checkpoint.save(network, settings.out, history=history, extra=extra)
-        train = _figure(evaluate(network, x, job.labels, indices=job.kept), history)
-        validation = _figure(evaluate(network, x, job.labels, indices=job.apart), history)
-        test = _test_figure(network, job.dataset, history)
+        train = _figure(settings, job, job.kept, history)
+        validation = _figure(settings, job, job.apart, history)
+        test = _test_figure(settings, job, history)
     summary = Summary(
         data=job.dataset.name,
         architecture=settings.arch,
@@ -133,33 +147,77 @@ def train(settings: Settings, job: Job) -> tuple[Summary, History]:
     return summary, history
 
 
+def _fit(settings: Settings, job: Job) -> History:
+    return fit(
+        job.network,
+        inputs_of(job.network, job.dataset.train),
+        job.labels,
+        validation=settings.validation,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        loss=loss_of(settings, job),
+        optimizer=optimizer_of(settings),
+        schedule=make_schedule(settings.schedule),
+        early_stopping=EarlyStopping(settings.patience) if settings.patience else None,
+        gradients=Gradients(settings.clip_norm, settings.accumulate),
+        weighting=Weighting(class_weight_of(settings.class_weight)),
+        augment=make_augment(settings.augment),
+        metric=settings.metric,
+        state_file=StateFile(
+            state_path(settings.out), save_every_of(settings.save_every), settings.resume
+        ),
+        seed=settings.seed,
+        threads=settings.threads,
+    )
+
+
 def prepare(settings: Settings) -> Job:
-    """Everything that can be wrong with the data or the architecture is found here.
+    """Everything that can be wrong with the data, the architecture or a setting is found here.
 
     Raises:
         DataError: the rows or their labels do not fit.
         ConfigError: the architecture or a setting does not.
     """
+    _require_settings(settings)
     dataset = load(settings.data, target=settings.target, frontend=settings.frontend)
     x, labels = dataset.train.x, dataset.train.y
     if labels is None or dataset.task is None:
         raise DataError(f"{dataset.name}: no labels to train on; name them with --target")
-    is_classes = dataset.task == "classification"
-    kept, apart = validation_split(
-        len(x), settings.validation, seed=settings.seed, labels=labels if is_classes else None
-    )
+    is_classes, is_streamed = dataset.task == "classification", is_mapped(x)
+    if is_streamed:
+        kept, apart = stream_split({"x": x}, labels, settings.validation, settings.seed)
+    else:
+        kept, apart = validation_split(
+            len(x), settings.validation, seed=settings.seed, labels=labels if is_classes else None
+        )
     network = build_for(
         settings.arch,
-        x if x.dtype == np.uint8 else x[kept],
-        labels if is_classes else labels[kept],
+        x if is_streamed or x.dtype == np.uint8 else x[kept],
+        labels if is_streamed or is_classes else labels[kept],
         task=dataset.task,
         class_labels=dataset.class_labels,
         units=dataset.units,
         seed=settings.seed,
     )
-    if dataset.test is not None and dataset.test.y is not None:
-        Examples.checked(network, _inputs(network, dataset.test), dataset.test.y)
-    return Job(dataset, labels, network, kept, apart)
+    if dataset.test is not None and dataset.test.y is not None and not is_mapped(dataset.test.x):
+        Examples.checked(network, inputs_of(network, dataset.test), dataset.test.y)
+    job = Job(dataset, labels, network, kept, apart)
+    loss_of(settings, job)
+    return job
+
+
+def _require_settings(settings: Settings) -> None:
+    make_schedule(settings.schedule)
+    make_augment(settings.augment)
+    class_weight_of(settings.class_weight)
+    save_every_of(settings.save_every)
+
+
+def loss_of(settings: Settings, job: Job) -> Loss | None:
+    """The loss that was asked for, or None for the task's own."""
+    assert job.dataset.task is not None  # prepare
+    targets = rows_at(job.labels, job.kept)
+    return make_loss(settings.loss, settings.label_smoothing, job.dataset.task, targets)
 
 
 def require_writable(out: Path) -> None:
@@ -180,32 +238,48 @@ def require_writable(out: Path) -> None:
         raise ConfigError(f"--out {out}: cannot write there: {error.strerror}") from error
 
 
-def make_optimizer(settings: Settings) -> Optimizer:
+def optimizer_of(settings: Settings) -> Optimizer:
     """A fresh optimizer, with our defaults where the settings leave it open."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return SGD(
-            0.05 if rate is None else rate,
-            nesterov=True,
-            weight_decay=1e-4 if decay is None else decay,
-        )
-    return AdamW(
-        LEARNING_RATE if rate is None else rate, weight_decay=0.01 if decay is None else decay
-    )
+    return make_optimizer(settings.optimizer, settings.learning_rate, settings.weight_decay)
 
 
-def _test_figure(network: Network, dataset: Dataset, history: History) -> Figure | None:
-    if dataset.test is None or dataset.test.y is None:
+def _test_figure(settings: Settings, job: Job, history: History) -> Figure | None:
+    test = job.dataset.test
+    if test is None or test.y is None:
         return None
-    inputs = _inputs(network, dataset.test)
-    return _figure(evaluate(network, inputs, dataset.test.y), history)
+    if is_mapped(test.x):
+        looked_at, _ = stream_split({"x": test.x}, test.y, 0.5, settings.seed)
+        rows = Job(replace(job.dataset, train=test), test.y, job.network, looked_at, looked_at)
+        return _figure(settings, rows, looked_at, history)
+    return _told(_evaluate(settings, job, inputs_of(job.network, test), test.y), history)
 
 
-def _inputs(network: Network, rows: Rows) -> dict[str, Array]:
+def inputs_of(network: Network, rows: Rows) -> dict[str, Array]:
+    """What the network reads of the rows, by input name."""
     return rows.inputs_for([entry.name for entry in network.inputs])
 
 
-def _figure(evaluation: Evaluation, history: History) -> Figure:
+def _figure(settings: Settings, job: Job, indices: Indices, history: History) -> Figure:
+    x, labels = job.dataset.train.x, job.labels
+    if is_mapped(x):
+        rows, targets = rows_at(x, indices), rows_at(labels, indices)
+        return _told(_evaluate(settings, job, rows, targets), history)
+    inputs = inputs_of(job.network, job.dataset.train)
+    return _told(_evaluate(settings, job, inputs, labels, indices), history)
+
+
+def _evaluate(
+    settings: Settings,
+    job: Job,
+    x: Array | dict[str, Array],
+    labels: Array,
+    indices: Indices | None = None,
+) -> Evaluation:
+    loss = loss_of(settings, job)
+    return evaluate(job.network, x, labels, loss=loss, indices=indices, metric=settings.metric)
+
+
+def _told(evaluation: Evaluation, history: History) -> Figure:
     low = high = None
     if history.metric == "accuracy" and evaluation.metric is not None:
         low, high = wilson_interval(round(evaluation.metric * evaluation.n_rows), evaluation.n_rows)
@@ -247,8 +321,11 @@ def as_text(summary: Summary) -> str:
         f"{summary.architecture} on {summary.data}: {summary.parameters:,} parameters, "
         f"{summary.epochs} epochs in {summary.seconds:.1f} s ({summary.ending})"
     ]
-    if summary.ending == "interrupted":
-        lines.append("interrupted: what follows, and the file, hold the best epoch so far")
+    if summary.ending in ("interrupted", "terminated"):
+        lines.append(
+            "interrupted: what follows, and the file, hold the best epoch so far; the same command "
+            "with --resume goes on"
+        )
     if summary.best_epoch is not None:
         lines.append(f"best epoch   {summary.best_epoch}")
     named = {"train": summary.train, "validation": summary.validation, "test": summary.test}

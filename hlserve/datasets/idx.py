@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from hlserve.datasets.dataset import Dataset, Rows
 from hlserve.datasets.known import KNOWN, with_facts
 from hlserve.errors import DataError
+from hlserve.row_blocks import MAPPED_FROM_BYTES
 
 _UNSIGNED_BYTE = 8
 _PARTS = {"train": "train", "test": "t10k"}
@@ -30,8 +32,9 @@ def read_idx_folder(folder: Path) -> Dataset:
     """Images and labels of a folder with MNIST's file names, ``.gz`` or plain.
 
     Shapes: images uint8 (rows, 1, height, width); labels int64 (rows,). The test part may be
-    missing. A set whose training labels are those of MNIST or Fashion-MNIST gets their class
-    labels and licence; of any other only the class numbers are known.
+    missing. Plain files of images from 128 MB on are mapped, not read. A set whose training
+    labels are those of MNIST or Fashion-MNIST gets their class labels and licence; of any other
+    only the class numbers are known.
 
     Raises:
         DataError: a file is missing, truncated, longer than it says, of another type, or images
@@ -75,7 +78,8 @@ def _read_part(folder: Path, part: str) -> tuple[Rows, str] | None:
     if images_path is None or labels_path is None:
         missing = "labels" if labels_path is None else "images"
         raise DataError(f"folder '{folder}' holds no {part} {missing}, but the rest of that part")
-    images = read_idx(images_path, axes=3)
+    is_large = images_path.suffix != ".gz" and images_path.stat().st_size >= MAPPED_FROM_BYTES
+    images = map_idx(images_path, axes=3) if is_large else read_idx(images_path, axes=3)
     labels = read_idx(labels_path, axes=1)
     if len(images) != len(labels):
         raise DataError(
@@ -112,7 +116,31 @@ def read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
         raise DataError(f"'{path}': cannot be read: {error.strerror or error}") from error
 
 
+def map_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
+    """A plain IDX file as a memory map: its content is read when it is needed.
+
+    Raises:
+        DataError: as ``read_idx``.
+    """
+    try:
+        with path.open("rb") as file:
+            shape = _read_header(path, file, axes)
+            offset = file.tell()
+            size = os.fstat(file.fileno()).st_size - offset
+        _require_length(path, size, shape)
+        return np.memmap(path, np.uint8, "r", offset, shape)
+    except OSError as error:
+        raise DataError(f"'{path}': cannot be read: {error.strerror or error}") from error
+
+
 def _parse(path: Path, file: io.BufferedIOBase, axes: int) -> NDArray[np.uint8]:
+    shape = _read_header(path, file, axes)
+    content = file.read()
+    _require_length(path, len(content), shape)
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def _read_header(path: Path, file: io.BufferedIOBase, axes: int) -> tuple[int, ...]:
     expected_magic = bytes([0, 0, _UNSIGNED_BYTE, axes])
     header = file.read(4 + 4 * axes)
     if header[:4] != expected_magic:
@@ -122,12 +150,11 @@ def _parse(path: Path, file: io.BufferedIOBase, axes: int) -> NDArray[np.uint8]:
         )
     if len(header) < 4 + 4 * axes:
         raise DataError(f"'{path}': ends inside its header, after {len(header)} bytes")
-    shape = tuple(int(size) for size in np.frombuffer(header, dtype=">u4", offset=4))
+    return tuple(int(size) for size in np.frombuffer(header, dtype=">u4", offset=4))
+
+
+def _require_length(path: Path, size: int, shape: tuple[int, ...]) -> None:
     wanted = math.prod(shape)
-    content = file.read()
-    if len(content) != wanted:
+    if size != wanted:
         sizes = " x ".join(map(str, shape))
-        raise DataError(
-            f"'{path}': {len(content)} bytes follow the header, expected {wanted} ({sizes})"
-        )
-    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+        raise DataError(f"'{path}': {size} bytes follow the header, expected {wanted} ({sizes})")

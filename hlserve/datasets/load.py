@@ -10,6 +10,7 @@ from hlserve.datasets.csv_table import read_csv
 from hlserve.datasets.dataset import Dataset
 from hlserve.datasets.idx import read_idx_folder
 from hlserve.datasets.known import KNOWN, load_embedded
+from hlserve.datasets.npy import is_npy_folder, read_npy_folder
 from hlserve.datasets.npz import read_npz
 from hlserve.datasets.sound import read_sounds
 from hlserve.datasets.text import is_text_csv, read_text_csv, read_text_lines, read_texts
@@ -17,8 +18,8 @@ from hlserve.errors import DataError
 from hlserve.frontend import SOUND_SUFFIXES, FrontEnd
 
 _ACCEPTED = (
-    "a folder of IDX files (MNIST names), a folder or .zip of sounds or texts in class folders, an "
-    ".npz, .csv, .tsv or .txt file"
+    "a folder of IDX files (MNIST names) or of x.npy and y.npy, a folder or .zip of sounds or "
+    "texts in class folders, an .npz, .csv, .tsv or .txt file"
 )
 
 
@@ -36,9 +37,9 @@ def load(
 
     Args:
         name_or_path: an embedded set's name (see ``KNOWN``), or the path of a folder of IDX
-            files; of a folder or ``.zip`` of sounds or texts in class folders; of an ``.npz`` or
-            ``.csv`` file; of a ``.tsv`` or ``.txt`` file of text, tab, label. A path that could
-            be a name is written ``./digits``.
+            files or of ``x.npy`` and ``y.npy``; of a folder or ``.zip`` of sounds or texts in
+            class folders; of an ``.npz`` or ``.csv`` file; of a ``.tsv`` or ``.txt`` file of text,
+            tab, label. A path that could be a name is written ``./digits``.
         target: which array (NPZ) or column (CSV) holds the labels; ``y`` where it is not given.
         frontend: for texts and sounds: a front end that was fitted before, such as a model's
             own; the path of its JSON; or a short text such as ``subwords:4000``. None fits
@@ -101,7 +102,9 @@ def _load_numbers(name_or_path: str | Path, target: str | None) -> Dataset:
             _refuse_target(target, f"the set '{name_or_path}'")
             return load_embedded(known)
     if path.is_dir():
-        _refuse_target(target, f"the IDX folder '{path}'")
+        _refuse_target(target, f"the folder '{path}'")
+        if is_npy_folder(path):
+            return read_npy_folder(path)
         return read_idx_folder(path)
     if not path.exists():
         raise DataError(_not_found(str(name_or_path)))

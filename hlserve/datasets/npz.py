@@ -41,7 +41,7 @@ def read_npz(path: Path, *, target: str | None = None) -> Dataset:
     y, y_test = train.pop(label_name, None), test.pop(label_name, None)
     task, class_labels = None, None
     if y is not None:
-        task, class_labels, (y, y_test) = _labels(path, label_name, y, y_test)
+        task, class_labels, (y, y_test) = read_labels(path, label_name, y, y_test)
     return Dataset(
         name=path.stem,
         train=_rows(path, train, y),
@@ -106,9 +106,14 @@ def _split(path: Path, arrays: dict[str, Array]) -> tuple[dict[str, Array], dict
     return train, test
 
 
-def _labels(
+def read_labels(
     path: Path, name: str, y: Array, y_test: Array | None
 ) -> tuple[Task, tuple[str, ...] | None, tuple[Array, Array | None]]:
+    """The task that labels stand for, the classes' names, and the labels as ``Rows`` has them.
+
+    Raises:
+        DataError: labels of an unusable type or shape, or negative class numbers.
+    """
     if y.dtype.kind in "US":
         return _text_labels(path, name, y, y_test)
     if y.dtype.kind in "biu":

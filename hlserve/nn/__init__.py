@@ -52,7 +52,11 @@ from hlserve.nn.schedules import OneCycle as OneCycle
 from hlserve.nn.schedules import Plateau as Plateau
 from hlserve.nn.schedules import Schedule as Schedule
 from hlserve.nn.schedules import Step as Step
-from hlserve.nn.trainer import EarlyStopping as EarlyStopping
 from hlserve.nn.trainer import fit as fit
+from hlserve.nn.training_settings import EarlyStopping as EarlyStopping
+from hlserve.nn.training_settings import Gradients as Gradients
+from hlserve.nn.training_settings import StateFile as StateFile
+from hlserve.nn.training_settings import StopTraining as StopTraining
+from hlserve.nn.training_settings import Weighting as Weighting
 from hlserve.nn.transformer import encoder_block as encoder_block
 from hlserve.nn.transformer import transformer_encoder as transformer_encoder

@@ -8,7 +8,6 @@ The tensors ``<node>.<param>`` hold the values; ``<node>.<param>:mask`` a prunin
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from safetensors.numpy import save as to_safetensors
 
 from hlserve import __version__
 from hlserve.errors import ConfigError, ModelFileError, SchemaVersionError
+from hlserve.nn.atomic_file import write_atomically
 from hlserve.nn.history import History
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import LAYERS
@@ -108,7 +108,7 @@ def save(
         raise ConfigError(f"checkpoint {path}: cannot be written as JSON: {error}") from error
     content = to_safetensors(_tensors(network), metadata={METADATA_KEY: text})
     try:
-        _write_atomically(Path(path), content)
+        write_atomically(Path(path), content)
     except OSError as error:
         raise ModelFileError(f"checkpoint {path}: cannot be written: {error.strerror}") from error
 
@@ -191,23 +191,6 @@ def _tensors(network: Network) -> dict[str, Array]:
 def _qparams_tensors(name: str, qparams: QParams) -> list[tuple[str, Array]]:
     zero_point = np.asarray(qparams.zero_point)
     return [(f"{name}:scale", np.asarray(qparams.scale)), (f"{name}:zero_point", zero_point)]
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # ----- reading

@@ -10,7 +10,7 @@ from hlserve.errors import ModelFileError
 
 SCHEMA_VERSION = 1
 
-Ending = Literal["all epochs", "no improvement", "interrupted"]
+Ending = Literal["all epochs", "no improvement", "stopped", "interrupted", "terminated"]
 
 
 class EpochRecord(msgspec.Struct, frozen=True):
@@ -41,7 +41,8 @@ class History(msgspec.Struct):
         epochs: one record a finished epoch.
         best_epoch: the epoch whose weights the network holds; None where nothing was
             validated, and the weights are the last.
-        ending: why it stopped.
+        ending: why it stopped; "stopped" is by a callback, "interrupted" by Ctrl-C,
+            "terminated" by SIGTERM.
     """
 
     metric: str | None = None
@@ -52,8 +53,8 @@ class History(msgspec.Struct):
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the user stopped it (Ctrl-C)."""
-        return self.ending == "interrupted"
+        """Whether it was stopped from outside: Ctrl-C or SIGTERM."""
+        return self.ending in ("interrupted", "terminated")
 
     @property
     def best(self) -> EpochRecord | None:

@@ -154,6 +154,24 @@ class Network:
         other._learns = _values_with_params_upstream(other.nodes)
         return other
 
+    def replica(self) -> Network:
+        """A network that shares this one's trained values, with gradients of its own.
+
+        For another thread: both may run and go backward at once. Statistics are copies.
+        """
+        params = self.params().values()
+        shared = [self.value, *(p.value for p in params if p.is_trained)]
+        other = copy.deepcopy(self, {id(array): array for array in shared})
+        theirs = list(other.params().values())
+        other.grad = np.zeros_like(self.grad)
+        start = 0
+        for param in (p for p in theirs if p.is_trained):
+            stop = start + param.value.size
+            param.grad = other.grad[start:stop].reshape(param.value.shape)
+            start = stop
+        other.statistics, _ = _flatten((p for p in theirs if not p.is_trained), self.dtype)
+        return other
+
     def replace_layers(self, layers: Mapping[str, Layer]) -> Network:
         """A network of copies in which some nodes have another layer; shapes are inferred anew."""
         source = self.copy()

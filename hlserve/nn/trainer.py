@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Never, final
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal, Never, final
 
 import numpy as np
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 from tqdm import tqdm
 
-from hlserve.errors import ConfigError, DivergenceError
-from hlserve.nn.evaluation import (
-    Evaluation,
-    Part,
-    Rows,
-    default_loss,
-    evaluate_part,
-    metric_of,
-)
-from hlserve.nn.examples import Examples, require_several_classes
-from hlserve.nn.history import EpochRecord, History
-from hlserve.nn.losses import Loss, Targets
+from hlserve.errors import ConfigError, DataError, DivergenceError, ModelFileError
+from hlserve.nn.batches import MemoryBatches, n_batches
+from hlserve.nn.evaluation import Rows, default_loss, metric_of
+from hlserve.nn.history import Ending, History
+from hlserve.nn.interruption import Interruption
+from hlserve.nn.losses import LABELS, WEIGHTS, Loss, Targets, class_weights
 from hlserve.nn.network import Network
 from hlserve.nn.optimizers import AdamW, Optimizer
 from hlserve.nn.param import Array
 from hlserve.nn.schedules import Cosine, Schedule
-from hlserve.nn.split import Indices, validation_split
-from hlserve.nn.workspace import Workspace
-
-Callback = Callable[[Network, EpochRecord], None]
+from hlserve.nn.sharding import n_shards
+from hlserve.nn.training_rows import TrainingRows, Validation
+from hlserve.nn.training_run import Objective, Plan, TrainingRun
+from hlserve.nn.training_settings import (
+    Augmentation,
+    Callback,
+    Gradients,
+    StateFile,
+    StopTraining,
+    Weighting,
+)
+from hlserve.nn.training_settings import EarlyStopping as EarlyStopping
+from hlserve.nn.training_state import (
+    read_state,
+    require_same_run,
+    told,
+    told_network,
+    told_rows,
+    write_state,
+)
 
 # What the defaults aim at: a small set is seen more often, in smaller batches.
 LEARNING_RATE = 3e-3  # AdamW's; with the warm-up LeNet-5 reaches 90 % of Fashion-MNIST
@@ -40,30 +53,23 @@ FEW_ROWS = 10_000
 ENOUGH_STEPS = 1_500
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class EarlyStopping:
-    """Stops once the validation rows have shown no better epoch for ``patience`` epochs."""
-
-    patience: int = 5
-
-    def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ConfigError(f"EarlyStopping: patience is {self.patience}, expected 1 or more")
-
-
 def fit(
     network: Network,
     rows: Rows,
     targets: Targets,
     *,
     loss: Loss | None = None,
-    validation: tuple[Rows, Targets] | float | None = 0.1,
+    validation: Validation = 0.1,
     epochs: int | None = None,
     batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     schedule: Schedule | None = None,
     early_stopping: EarlyStopping | None = None,
+    gradients: Gradients | None = None,
+    weighting: Weighting | None = None,
+    augment: Augmentation | None = None,
+    metric: str | None = None,
+    state_file: StateFile | None = None,
     seed: int = 0,
     threads: int | None = 1,
     progress: bool = True,
@@ -71,9 +77,13 @@ def fit(
 ) -> History:
     """Trains the network in place; with validation it ends with its best epoch's weights.
 
-    The best epoch has the highest accuracy, then the lowest loss, on the validation rows; for
-    other tasks the lowest loss. Ctrl-C ends the training as an early stop does. The same
-    arguments on the same machine give the same weights bit for bit.
+    The best epoch has the best ``metric`` on the validation rows, then the lowest loss; where
+    none is named, classes are ranked by accuracy and other tasks by the loss alone. Ctrl-C ends
+    the training after the step that is under way, as an early stop does. The same arguments on
+    the same machine give the same weights bit for bit.
+
+    Rows in a memory map (``np.load(path, mmap_mode="r")``) are streamed from their file: see
+    ``streaming``.
 
     Args:
         network: where ``Param.mask`` is set, masked weights stay zero.
@@ -81,7 +91,8 @@ def fit(
         targets: class labels (rows,), numbers (rows,) or (rows, outputs), or what ``loss``
             takes, by name; among named ones the metric looks at "labels".
         loss: cross-entropy for classification by default; for regression the squared error
-            in standard deviations of the training targets.
+            in standard deviations of the training targets. With ``threads`` a function of
+            one's own may be called by several at once; objects are copied, one a thread.
         validation: rows and targets, or the share of rows to set apart (by class), or None.
         epochs: passes over the training rows; by default 12, and more, up to 100, where these
             would make fewer than 1,500 steps.
@@ -89,231 +100,256 @@ def fit(
         optimizer: a fresh ``AdamW(3e-3)`` by default.
         schedule: ``Cosine(warm_up=0.05)`` by default.
         early_stopping: runs all epochs by default.
-        seed: of the split, the order of rows and dropout; weights come initialized.
-        threads: of BLAS meanwhile; None leaves them be. On networks of this size a second one
-            gains little, and loses much where something else is busy: OpenBLAS waits actively.
+        gradients: clipping and accumulation; neither by default.
+        weighting: weights of classes and rows; every row counts alike by default.
+        augment: changes every batch's rows, as the caller shaped them, in networks of one
+            input; such as ``augmentation.Augment``.
+        metric: what validation measures, by name; by the task by default.
+        state_file: lets an interrupted training go on; without, it cannot.
+        seed: of the split, the order of rows, dropout and ``augment``; weights come initialized.
+        threads: 1 by default: on small networks a second one gains little, and loses much where
+            something else is busy. Convolutional and recurrent networks split each batch among
+            the threads (see ``sharding``), others leave them to BLAS. None leaves BLAS be.
         progress: whether a terminal shows a bar.
-        callbacks: called with the network and its record after every epoch.
+        callbacks: called with the network and its record after every epoch; one that answers
+            True, or raises ``StopTraining``, ends the training.
 
     Raises:
         DataError: rows or targets cannot be trained on.
-        ConfigError: a setting makes no sense.
+        ConfigError: a setting makes no sense, or the state file is another run's.
+        ModelFileError: the state file cannot be read or written.
         DivergenceError: the loss became NaN or infinite; the network holds the best epoch's
             weights if there is one.
     """
-    _require_settings(epochs, batch_size, validation, early_stopping)
-    examples = Examples.checked(network, rows, targets)
-    training, held_out = _divide(network, examples, validation, seed)
-    run = _Run(
-        network,
-        training,
-        held_out,
-        loss or default_loss(network, training),
+    share = None if isinstance(validation, tuple) else validation
+    _require_settings(network, epochs, batch_size, augment)
+    if early_stopping is not None and validation is None:
+        raise ConfigError("early stopping needs validation rows: give `validation`")
+    weighting, gradients = weighting or Weighting(), gradients or Gradients()
+    weighed = _with_sample_weight(targets, weighting.sample_weight)
+    divided = TrainingRows.checked(network, rows, weighed, validation, seed)
+    batch_size = batch_size or (32 if len(divided.source) < FEW_ROWS else 128)
+    steps_an_epoch = n_batches(len(divided.source), batch_size * gradients.accumulate)
+    plan = Plan(
+        epochs=epochs or max(12, min(100, math.ceil(ENOUGH_STEPS / steps_an_epoch))),
+        batch_size=batch_size,
+        seed=seed,
+        n_shards=n_shards(network, threads, batch_size),
+        gradients=gradients,
+        augment=augment,
+        row_shape=np.shape(next(iter(rows.values())) if isinstance(rows, Mapping) else rows)[1:],
+        class_weight=_class_table(weighting.class_weight, divided.class_counts),
+        metric=metric_of(network, divided.sample.examples, metric),
+        is_ranked_by_metric=metric is not None or network.task == "classification",
+    )
+    objective = Objective(
+        loss or default_loss(network, divided.sample),
         optimizer or AdamW(LEARNING_RATE),
         schedule or Cosine(warm_up=WARM_UP),
-        _plan(len(training), epochs, batch_size, seed),
     )
-    best = _Best(network)
-    metric = metric_of(network, examples)
-    history = History(metric=None if metric is None else metric.name)
+    run = TrainingRun(network, divided.source, divided.held_out, objective, plan)
+    keeper = _Keeper(run, state_file)
+    if state_file is not None:
+        keeper.fingerprint = {
+            "early stopping": told(early_stopping),
+            "validation": told(share),
+            **_fingerprint(network, divided, objective, plan, threads),
+        }
     bar = tqdm(total=run.n_steps, unit="step", disable=None if progress else True)
-    with bar, threadpool_limits(limits=threads, user_api="blas"):
+    blas_threads = 1 if plan.n_shards > 1 else threads
+    with closing(run), bar, threadpool_limits(limits=blas_threads, user_api="blas"):
+        keeper.resume(bar)
         try:
-            for epoch in range(1, run.plan.epochs + 1):
-                record = run.epoch(epoch, bar)
-                history.epochs.append(record)
-                best.offer(record)
-                for callback in callbacks:
-                    callback(network, record)
-                if early_stopping and best.epochs_since(epoch) >= early_stopping.patience:
-                    history.ending = "no improvement"
-                    break
-        except KeyboardInterrupt:
-            history.ending = "interrupted"
+            ending = _Loop(run, keeper, early_stopping, callbacks).train(bar)
         finally:
-            best.restore()
-    history.best_epoch = best.epoch
-    return history
+            run.best.restore()
+    run.history.ending, run.history.best_epoch = ending, run.best.epoch
+    return run.history
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    epochs: int
-    batch_size: int
-    seed: int
-
-
-class _Run:
-    """What a training run holds from step to step."""
+@final
+class _Loop:
+    """Epoch after epoch, until something says that it is enough."""
 
     def __init__(
         self,
-        network: Network,
-        training: Part,
-        held_out: Part | None,
-        loss: Loss,
-        optimizer: Optimizer,
-        schedule: Schedule,
-        plan: _Plan,
+        run: TrainingRun,
+        keeper: _Keeper,
+        early_stopping: EarlyStopping | None,
+        callbacks: Sequence[Callback],
     ) -> None:
-        shuffling, dropping = np.random.SeedSequence(plan.seed).spawn(2)
-        self._network = network
-        self._training = training
-        self._held_out = held_out
-        self._loss = loss
-        self._optimizer = optimizer
-        self._schedule = schedule
-        self.plan = plan
-        self.n_steps = plan.epochs * math.ceil(len(training) / plan.batch_size)
-        self._shuffle = np.random.default_rng(shuffling)
-        self._workspace = network.workspace(np.random.default_rng(dropping))
-        self._buffers = Workspace(network.dtype)
-        self._masked = [p for p in network.params().values() if p.mask is not None]
-        self._step = 0
+        self._run = run
+        self._keeper = keeper
+        self._early_stopping = early_stopping
+        self._callbacks = callbacks
 
-    def epoch(self, epoch: int, bar: tqdm[Never]) -> EpochRecord:
-        """Trains on every row once, then validates."""
-        started = time.perf_counter()
-        order = self._shuffle.permutation(self._training.indices)
-        total, factor = 0.0, 0.0
-        bar.set_description(f"epoch {epoch}", refresh=False)
-        # Overflow is found by looking at the loss, and then told with the layer's name.
-        with np.errstate(all="ignore"):
-            for start in range(0, len(order), self.plan.batch_size):
-                batch = order[start : start + self.plan.batch_size]
-                factor = self._schedule(self._step, self.n_steps)
-                total += self._train_on(batch, factor, epoch) * len(batch)
-                bar.update()
-            checked = self._validate(epoch)
-        record = EpochRecord(
-            epoch=epoch,
-            train_loss=total / len(order),
-            validation_loss=checked.loss if checked else None,
-            validation_metric=checked.metric if checked else None,
-            learning_rate=self._optimizer.learning_rate * factor,
-            seconds=time.perf_counter() - started,
-        )
-        bar.set_postfix_str(_postfix(record))
-        return record
+    def train(self, bar: tqdm[Never]) -> Ending:
+        """Trains, and leaves the state file as the ending wants it."""
+        try:
+            with Interruption(with_sigterm=self._keeper.is_keeping) as interruption:
+                ending = self._epochs(bar, interruption)
+        except StopTraining:
+            ending = "stopped"
+        except KeyboardInterrupt:
+            ending = "interrupted"
+        except DivergenceError:
+            self._keeper.remove()  # from there on it would only diverge again
+            raise
+        if ending in ("interrupted", "terminated"):
+            self._keeper.write()
+        else:
+            self._keeper.remove()
+        return ending
 
-    def _train_on(self, batch: Indices, rate_factor: float, epoch: int) -> float:
-        network = self._network
-        inputs, targets = self._training.examples.take(batch, self._buffers)
-        network.grad.fill(0)
-        scores, backward = network.forward(
-            inputs, training=True, workspace=self._workspace, until=network.logits_node
-        )
-        value, d_scores = self._loss(scores, targets)
-        if not math.isfinite(value):
-            raise self._diverged(inputs, f"epoch {epoch}, step {self._step + 1}: the loss", value)
-        backward(d_scores)
-        self._optimizer.step(network.value, network.grad, rate_factor=rate_factor)
-        for param in self._masked:
-            param.value *= param.mask
-        self._step += 1
-        return value
+    def _epochs(self, bar: tqdm[Never], interruption: Interruption) -> Ending:
+        run = self._run
+        while run.epoch <= run.plan.epochs and not self._has_waited_enough():
+            with closing(run.steps(bar)) as steps:
+                for _ in steps:
+                    self._keeper.after_step()
+                    if interruption.received is not None:
+                        return _named(interruption.received)
+            record = run.end_epoch(bar)
+            self._keeper.after_epoch()
+            # Every callback sees every epoch, whatever the ones before it answered.
+            answers = [callback(run.network, record) for callback in self._callbacks]
+            if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
+                return "stopped"
+            if interruption.received is not None:
+                return _named(interruption.received)
+        return "no improvement" if self._has_waited_enough() else "all epochs"
 
-    def _validate(self, epoch: int) -> Evaluation | None:
-        # Without validation rows some training rows still show whether the last step diverged.
-        part = self._held_out or Part(self._training.examples, self._training.indices[:1])
-        checked = evaluate_part(self._network, part, self._loss, self._workspace, self._buffers)
-        if not math.isfinite(checked.loss):
-            inputs, _ = part.examples.take(part.indices, Workspace())
-            raise self._diverged(inputs, f"after epoch {epoch}: the loss", checked.loss)
-        return checked if self._held_out else None
-
-    def _diverged(self, inputs: dict[str, Array], where: str, value: float) -> DivergenceError:
-        named = _first_not_finite(self._network, inputs)
-        return DivergenceError(
-            f"{where} became {value}; {named}; try a learning rate below "
-            f"{self._optimizer.learning_rate:g}"
-        )
+    def _has_waited_enough(self) -> bool:
+        stopping, run = self._early_stopping, self._run
+        return stopping is not None and run.best.epochs_since(run.epoch - 1) >= stopping.patience
 
 
-class _Best:
-    """Remembers the weights of the best epoch."""
+@final
+class _Keeper:
+    """Writes the run's state when it is asked for, and reads it.
 
-    def __init__(self, network: Network) -> None:
-        self.epoch: int | None = None
-        self._network = network
-        self._rank: tuple[float, float] | None = None
-        self._value: Array | None = None
-        self._statistics: Array | None = None
+    Attributes:
+        fingerprint: tells this run from others; to be set before anything is kept.
+    """
 
-    def offer(self, record: EpochRecord) -> None:
-        if record.validation_loss is None:
+    def __init__(self, run: TrainingRun, state_file: StateFile | None) -> None:
+        self.fingerprint: dict[str, str] = {}
+        self._run = run
+        self._state_file = state_file
+        self._written = time.monotonic()
+
+    @property
+    def is_keeping(self) -> bool:
+        """Whether there is a file to write to."""
+        return self._state_file is not None
+
+    def resume(self, bar: tqdm[Never]) -> None:
+        """Puts the run where the file says, if that was asked for."""
+        if self._state_file is None or not self._state_file.resume:
             return
-        is_accuracy = self._network.task == "classification"
-        metric = record.validation_metric if is_accuracy else None
-        rank = (metric if metric is not None else 0.0, -record.validation_loss)
-        if self._rank is None or rank > self._rank:
-            self._rank, self.epoch = rank, record.epoch
-            self._value = self._network.value.copy()
-            self._statistics = self._network.statistics.copy()
+        path = Path(self._state_file.path)
+        progress, tensors = read_state(path)
+        require_same_run(path, progress.fingerprint, self.fingerprint)
+        try:
+            self._run.load_state(progress, tensors)
+        except (KeyError, ValueError) as error:
+            raise ModelFileError(f"training state {path}: damaged: {error}") from error
+        bar.update(progress.step)
 
-    def epochs_since(self, epoch: int) -> int:
-        return epoch - (self.epoch or 0)
+    def after_step(self) -> None:
+        """Writes if it is time."""
+        every = self._state_file.every_s if self._state_file else None
+        if isinstance(every, float | int) and time.monotonic() - self._written >= every:
+            self.write()
 
-    def restore(self) -> None:
-        if self._value is not None and self._statistics is not None:
-            self._network.value[...] = self._value
-            self._network.statistics[...] = self._statistics
+    def after_epoch(self) -> None:
+        """Writes if every epoch was asked for."""
+        if self._state_file is not None and self._state_file.every_s == "epoch":
+            self.write()
+
+    def write(self) -> None:
+        """Writes the state, where there is one to go on from.
+
+        Inside a step there is none; only an exception of the caller's own code gets there, and
+        then what was written last stands.
+        """
+        if self._state_file is not None and self._run.is_between_steps:
+            write_state(Path(self._state_file.path), *self._run.state(self.fingerprint))
+            self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Removes the file: the training has ended."""
+        if self._state_file is not None:
+            Path(self._state_file.path).unlink(missing_ok=True)
 
 
-def _divide(
+def _named(signal_number: int) -> Ending:
+    return "terminated" if signal_number == signal.SIGTERM else "interrupted"
+
+
+def _fingerprint(
     network: Network,
-    examples: Examples,
-    validation: tuple[Rows, Targets] | float | None,
-    seed: int,
-) -> tuple[Part, Part | None]:
-    labels = examples.class_ids(network)
-    if labels is not None:
-        require_several_classes(labels, network.class_labels)
-    everything = Part(examples, np.arange(len(examples)))
-    if validation is None:
-        return everything, None
-    if isinstance(validation, tuple):
-        other = Examples.checked(network, *validation)
-        return everything, Part(other, np.arange(len(other)))
-    kept, apart = validation_split(len(examples), validation, seed=seed, labels=labels)
-    return Part(examples, kept), Part(examples, apart)
+    divided: TrainingRows,
+    objective: Objective,
+    plan: Plan,
+    threads: int | None,
+) -> dict[str, str]:
+    held_out = divided.held_out
+    sample = None if held_out is None else MemoryBatches(held_out, network.dtype).sample()
+    # The first difference is told: settings stand before what follows from them.
+    return {
+        **{name: told(getattr(plan, name)) for name in _PLANNED},
+        "loss": told(objective.loss),
+        "optimizer": told(objective.optimizer),
+        "schedule": told(objective.schedule),
+        "threads": told(threads),
+        "network": told_network(network),
+        "training rows": told_rows(len(divided.source), divided.source.sample()),
+        "validation rows": "none" if sample is None else told_rows(len(held_out or ()), sample),
+    }
 
 
-def _plan(n_rows: int, epochs: int | None, batch_size: int | None, seed: int) -> _Plan:
-    if batch_size is None:
-        batch_size = 32 if n_rows < FEW_ROWS else 128
-    if epochs is None:
-        steps_an_epoch = math.ceil(n_rows / batch_size)
-        epochs = max(12, min(100, math.ceil(ENOUGH_STEPS / steps_an_epoch)))
-    return _Plan(epochs, batch_size, seed)
+# What of the plan makes a run another one.
+_PLANNED = ("epochs", "batch_size", "seed", "gradients", "augment", "class_weight", "metric")
 
 
 def _require_settings(
+    network: Network,
     epochs: int | None,
     batch_size: int | None,
-    validation: tuple[Rows, Targets] | float | None,
-    early_stopping: EarlyStopping | None,
+    augment: Augmentation | None,
 ) -> None:
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}, expected 1 or more")
-    if early_stopping is not None and validation is None:
-        raise ConfigError("early stopping needs validation rows: give `validation`")
+    if augment is not None and len(network.inputs) != 1:
+        raise ConfigError(
+            f"augment changes the rows of one input, the network takes {len(network.inputs)}"
+        )
 
 
-def _first_not_finite(network: Network, inputs: dict[str, Array]) -> str:
-    """Says which layer first gives NaN or infinity for these rows."""
-    names = [node.name for node in network.nodes]
-    values = network.activations(inputs, names)
-    for node in network.nodes:
-        if not np.isfinite(values[node.name]).all():
-            kind = type(node.layer).__name__
-            return f"layer {node.name!r} ({kind}) is the first whose output is not finite"
-    return "every layer's output is finite, so it arose in the loss"
+def _with_sample_weight(targets: Targets, sample_weight: Array | None) -> Targets:
+    if sample_weight is None:
+        return targets
+    named = dict(targets) if isinstance(targets, Mapping) else {LABELS: targets}
+    if WEIGHTS in named:
+        raise DataError("weights of the rows came twice: in the targets and as sample_weight")
+    return {**named, WEIGHTS: sample_weight}
 
 
-def _postfix(record: EpochRecord) -> str:
-    text = f"loss {record.train_loss:.4f}"
-    if record.validation_metric is not None:
-        text += f", validation {record.validation_metric:.4f}"
-    return text
+def _class_table(
+    class_weight: Literal["balanced"] | ArrayLike | None, counts: Array | None
+) -> Array | None:
+    """The weight of every class, (classes,), or None where all count alike."""
+    if class_weight is None:
+        return None
+    if counts is None:
+        raise ConfigError("class_weight needs class labels, one a row, in a classification")
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ConfigError(f'class_weight is {class_weight!r}, expected "balanced" or numbers')
+        return class_weights(np.repeat(np.arange(len(counts)), counts), len(counts))
+    table = np.array(class_weight, np.float64)
+    if table.shape != counts.shape or not (np.isfinite(table).all() and (table >= 0).all()):
+        raise ConfigError(f"class_weight is {table}, expected {len(counts)} numbers of 0 or more")
+    return table

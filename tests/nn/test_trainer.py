@@ -16,7 +16,8 @@ from hlserve.nn.optimizers import SGD, AdamW
 from hlserve.nn.param import Array
 from hlserve.nn.schedules import Constant
 from hlserve.nn.split import validation_split
-from hlserve.nn.trainer import EarlyStopping, fit
+from hlserve.nn.trainer import fit
+from hlserve.nn.training_settings import EarlyStopping
 
 
 @pytest.fixture

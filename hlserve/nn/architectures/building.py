@@ -20,6 +20,7 @@ from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
 from hlserve.nn.spec_options import SpecOptions, split_options
+from hlserve.row_blocks import row_blocks
 
 FAMILIES: tuple[Family, ...] = (
     MLP,
@@ -31,8 +32,6 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 KNOWN = ", ".join(family.known for family in FAMILIES)
-
-_STATISTICS_ROWS = 4096  # at a time, so that no second copy of the rows is made
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation, one a column
 
@@ -214,23 +213,29 @@ def _closing(task: Task, standardize_targets: Statistics | None) -> list[Layer]:
 def _n_outputs(targets: Array, task: Task, class_labels: Sequence[str] | None) -> int:
     if task != "classification":
         return prod(targets.shape[1:])
-    return int(targets.max()) + 1 if class_labels is None else len(class_labels)
+    if class_labels is not None:
+        return len(class_labels)
+    return max(int(block.max()) for _, block in row_blocks(targets)) + 1
 
 
 def _image_scale(rows: Array) -> float:
+    extremes = [(float(block.min()), float(block.max())) for _, block in row_blocks(rows)]
+    largest = max(max(abs(low), abs(high)) for low, high in extremes)
     if rows.dtype == np.uint8:
-        return 1.0 / 16.0 if rows.max() <= 16 else 1.0 / 255.0
-    largest = max(abs(float(rows.min())), abs(float(rows.max())))
+        return 1.0 / 16.0 if largest <= 16 else 1.0 / 255.0
     return 1.0 / largest if largest > 0 else 1.0
 
 
 def _statistics(rows: Array) -> Statistics:
     """Mean and standard deviation of every column, float64; 1 where a column is constant."""
     columns = rows.reshape(len(rows), -1)
-    mean = columns.mean(axis=0, dtype=np.float64)
+    total = np.zeros(columns.shape[1])
+    for _, block in row_blocks(columns):
+        total += block.sum(axis=0, dtype=np.float64)
+    mean = total / len(columns)
     squares = np.zeros_like(mean)
-    for start in range(0, len(columns), _STATISTICS_ROWS):
-        squares += np.square(columns[start : start + _STATISTICS_ROWS] - mean).sum(axis=0)
+    for _, block in row_blocks(columns):
+        squares += np.square(block - mean).sum(axis=0)
     deviation = np.sqrt(squares / len(columns))
     # A constant column deviates by rounding alone; dividing by that would blow it up.
     is_constant = deviation <= np.finfo(np.float32).eps * np.abs(mean)
