@@ -147,9 +147,10 @@ class Multiply(Layer):
 @final
 @dataclass(eq=False)
 class Concat(Layer):
-    """Inputs one behind another along an axis of the row, by default that of the channels.
+    """Inputs one behind another along an axis of the row, by default the first.
 
-    Shapes: alike but for their size along ``axis``, which adds up. ONNX: Concat.
+    Shapes: alike but for their size along ``axis``, which adds up. Vectors and images have their
+    channels on axis 0, (time, features) its features on axis 1. ONNX: Concat.
     """
 
     axis: int = 0
