@@ -23,7 +23,7 @@ from hlserve.cli.training_choices import (
 )
 from hlserve.datasets import Dataset, Rows, load
 from hlserve.errors import ConfigError, DataError
-from hlserve.frontend import to_json
+from hlserve.frontend import MASK, to_json
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
 from hlserve.nn.evaluation import Evaluation, evaluate
@@ -197,6 +197,8 @@ def prepare(settings: Settings) -> Job:
         task=dataset.task,
         class_labels=dataset.class_labels,
         units=dataset.units,
+        n_ids=dataset.n_ids,
+        has_mask=MASK in dataset.train.inputs,
         seed=settings.seed,
     )
     if dataset.test is not None and dataset.test.y is not None and not is_mapped(dataset.test.x):

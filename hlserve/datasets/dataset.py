@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlserve.errors import DataError
-from hlserve.frontend import MASK, FrontEnd
+from hlserve.frontend import MASK, FrontEnd, Subwords, Words
 
 # Element types differ from input to input (uint8 pixels, float32 columns, int64 ids).
 Array = NDArray[Any]
@@ -115,6 +115,13 @@ class Dataset:
     licence: str
     source: str
     frontend: FrontEnd | None = None
+
+    @property
+    def n_ids(self) -> int | None:
+        """How many ids of words the rows are made of; None where they are numbers."""
+        return (
+            self.frontend.vocabulary_size if isinstance(self.frontend, Words | Subwords) else None
+        )
 
     def in_classes(self, class_labels: Sequence[str] | None) -> Dataset:
         """The same rows, their class numbers those of a model with these class labels.

@@ -27,7 +27,8 @@ class SpecOptions:
 
     Attributes:
         activation: stands wherever the architecture has ReLU.
-        dropout: the rate on what each dense layer reads, but on the network's own input.
+        dropout: the rate on embeddings and on what each dense layer reads, but on the network's
+            own input.
     """
 
     activation: str = "relu"

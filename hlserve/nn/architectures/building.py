@@ -14,8 +14,9 @@ from hlserve.nn.architectures.family import Draft, Family, Spec
 from hlserve.nn.architectures.lenet import LENET5, LENET5_CAFFE
 from hlserve.nn.architectures.recurrent import RECURRENT
 from hlserve.nn.architectures.residual import RESNET
+from hlserve.nn.architectures.transformer import TRANSFORMER
 from hlserve.nn.layer import Layer, Shape
-from hlserve.nn.layers import Dropout, Linear, Sigmoid, Softmax
+from hlserve.nn.layers import Dropout, Embedding, Linear, Sigmoid, Softmax
 from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
@@ -26,9 +27,10 @@ FAMILIES: tuple[Family, ...] = (
     MLP,
     LENET5,
     LENET5_CAFFE,
-    *RECURRENT,
     CNN,
     RESNET,
+    *RECURRENT,
+    TRANSFORMER,
 )
 
 KNOWN = ", ".join(family.known for family in FAMILIES)
@@ -47,12 +49,15 @@ def build(
     standardize_targets: Statistics | None = None,
     class_labels: Sequence[str] | None = None,
     units: str | None = None,
+    n_ids: int | None = None,
+    has_mask: bool = False,
     seed: int = 0,
 ) -> Network:
     """A freshly initialized network that takes raw values.
 
     Its input is named ``input``; its output ``probabilities`` for classes and labels, else
-    ``output``. What lies between is the family's: one file each beside this one.
+    ``output``. What lies between is the family's: one file each beside this one. Networks over
+    sequences have a second input ``mask`` where ``has_mask`` says that the data has one.
 
     Specs: ``mlp:300,100``, ReLU layers of these sizes. ``lenet5``, LeCun et al. 1998 with 6
     and 16 filters of 5x5, the first padded by 2, and 120-84; ReLU and max pooling where the
@@ -62,6 +67,7 @@ def build(
     and pooling with these numbers of filters, then dense layers. ``resnet:8`` (14, 20, ...),
     residual blocks with 16, 32 and 64 filters behind a stem of stride 2 (He et al. 2016).
     ``lstm:128``, ``gru:64,64``, ``rnn:64``, ``bilstm:64``, ...: recurrent layers of these sizes.
+    ``transformer:64,4,2``: an encoder of this dim, with so many heads and blocks.
     Behind any of them may stand an activation and a dropout, as in
     ``mlp:300,100,tanh,dropout=0.2``; see ``spec_options``.
 
@@ -78,15 +84,20 @@ def build(
             targets' units, so that it trains alike whatever these are.
         class_labels: what the classes or labels are called.
         units: what the raw values are.
+        n_ids: rows are ids below this, (time,), and 0 is padding: an embedding looks them up.
+        has_mask: the data has a mask (time,), int64, 1 for the steps that there are.
         seed: of the starting weights.
 
     Raises:
         ConfigError: the spec is unknown, or does not fit rows of this shape.
     """
     architecture, options = split_options(spec)
-    wanted = _spec(architecture, input_shape, n_outputs)
+    wanted = _spec(architecture, input_shape, n_outputs, n_ids, has_mask)
     family, draft = _family(wanted), Draft()
-    value = draft.input(Input("input", family.row_shape(wanted), family.dtype, units))
+    dtype = "float32" if n_ids is None else "int64"
+    value = draft.input(Input("input", family.row_shape(wanted), dtype, units))
+    if has_mask and _heeds_mask(wanted, family):
+        draft.mask = draft.input(Input("mask", (input_shape[0],), "int64"))
     value = draft.chain(_preprocessing(scale, standardize), value)
     n_ahead = len(draft.nodes)
     value = family.hidden(wanted, draft, value)
@@ -110,6 +121,8 @@ def build_for(
     task: Task,
     class_labels: Sequence[str] | None = None,
     units: str | None = None,
+    n_ids: int | None = None,
+    has_mask: bool = False,
     seed: int = 0,
 ) -> Network:
     """``build`` with what the training rows tell.
@@ -126,6 +139,8 @@ def build_for(
         task: see ``build``, and so for what follows.
         class_labels: their number is that of the outputs; without, the highest label decides.
         units: of the raw values.
+        n_ids: see ``build``.
+        has_mask: see ``build``.
         seed: of the starting weights.
 
     Raises:
@@ -135,9 +150,9 @@ def build_for(
     if len(rows) == 0 or rows.ndim < 2:
         raise DataError(f"rows have shape {rows.shape}, expected (rows, ...) and at least one")
     n_outputs = _n_outputs(targets, task, class_labels)
-    wanted = _spec(split_options(spec)[0], rows.shape[1:], n_outputs)
+    wanted = _spec(split_options(spec)[0], rows.shape[1:], n_outputs, n_ids, has_mask)
     family = _family(wanted)
-    takes_numbers = family.dtype == "float32"
+    takes_numbers = n_ids is None
     is_image = rows.dtype == np.uint8 or rows.ndim == 4
     columns = rows.reshape(-1, family.row_shape(wanted)[-1])  # what Standardize goes by
     return build(
@@ -150,34 +165,48 @@ def build_for(
         standardize_targets=_statistics(targets) if task == "regression" else None,
         class_labels=class_labels,
         units=units,
+        n_ids=n_ids,
+        has_mask=has_mask,
         seed=seed,
     )
 
 
-def _spec(text: str, input_shape: Shape, n_outputs: int) -> Spec:
+def _spec(text: str, input_shape: Shape, n_outputs: int, n_ids: int | None, has_mask: bool) -> Spec:
     if n_outputs < 1:
         raise ConfigError(f"n_outputs is {n_outputs}, expected 1 or more")
     kind, _, arguments = text.partition(":")
-    return Spec(text, kind, arguments, tuple(input_shape), n_outputs)
+    return Spec(text, kind, arguments, tuple(input_shape), n_outputs, n_ids, has_mask)
 
 
 def _family(spec: Spec) -> Family:
     for family in FAMILIES:
-        if family.kind == spec.kind:
-            return family
+        if family.kind != spec.kind:
+            continue
+        if spec.n_ids is not None and not family.takes_sequences:
+            raise ConfigError(
+                f"architecture {spec.text!r} takes numbers, and the rows are ids of words; take "
+                "mlp:64, bigru:64 or transformer:64,4,2"
+            )
+        return family
     raise ConfigError(f"unknown architecture {spec.text!r}; known are {KNOWN}")
+
+
+def _heeds_mask(spec: Spec, family: Family) -> bool:
+    """A perceptron does over ids alone: of numbers it reads all steps side by side."""
+    is_side_by_side = len(family.row_shape(spec)) == 1 and spec.n_ids is None
+    return family.takes_sequences and not is_side_by_side
 
 
 def _with_options(
     draft: Draft, n_ahead: int, value: str, options: SpecOptions
 ) -> tuple[Draft, str]:
-    """The draft with another activation, and dropout ahead of dense layers; and its value.
+    """The draft with another activation and dropout; and its value.
 
     The first ``n_ahead`` nodes stay as they are.
     """
     if options == SpecOptions():
         return draft, value
-    varied = Draft(list(draft.inputs), list(draft.nodes[:n_ahead]))
+    varied = Draft(list(draft.inputs), list(draft.nodes[:n_ahead]), draft.mask)
     names: dict[str, str] = {}
     is_behind_another = False
     for node in draft.nodes[n_ahead:]:
@@ -185,6 +214,8 @@ def _with_options(
         if options.dropout and is_behind_another and isinstance(node.layer, Linear):
             sources = [varied.add(Dropout(options.dropout), *sources)]
         names[node.name] = varied.add(options.in_place_of(node.layer), *sources)
+        if options.dropout and isinstance(node.layer, Embedding):
+            names[node.name] = varied.add(Dropout(options.dropout), names[node.name])
         is_behind_another = is_behind_another or bool(node.layer.params())
     return varied, names[value]
 

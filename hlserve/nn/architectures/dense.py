@@ -1,4 +1,8 @@
-"""``mlp:300,100``: dense layers of these sizes, each with a ReLU."""
+"""``mlp:300,100``: dense layers of these sizes, each with a ReLU.
+
+Of ids of words the first layer is an embedding of that size, whose mean over the steps the next
+layers read: the bag of words of Joulin et al. 2017, arXiv:1607.01759.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from math import prod
 
 from hlserve.nn.architectures.family import Draft, Family, Spec, sizes
 from hlserve.nn.layer import Shape
-from hlserve.nn.layers import Linear, ReLU
+from hlserve.nn.layers import Embedding, Linear, MeanOverTime, ReLU
 
 
 def _row_shape(spec: Spec) -> Shape:
@@ -14,12 +18,16 @@ def _row_shape(spec: Spec) -> Shape:
 
 
 def _hidden(spec: Spec, draft: Draft, value: str) -> str:
+    widths = sizes(spec, spec.arguments, of="the sizes of the hidden layers, as in mlp:300,100")
     n_features = prod(spec.input_shape)
-    expected = "the sizes of the hidden layers, as in mlp:300,100"
-    for size in sizes(spec, spec.arguments, of=expected):
+    if spec.n_ids is not None:
+        n_features = widths.pop(0)
+        value = draft.add(Embedding(spec.n_ids, n_features, 0), value)
+        value = draft.add(MeanOverTime(), *draft.masked(value))
+    for size in widths:
         value = draft.chain([Linear(n_features, size), ReLU()], value)
         n_features = size
     return draft.add(Linear(n_features, spec.n_outputs), value)
 
 
-MLP = Family("mlp", "mlp:300,100 (one number a hidden layer)", _row_shape, _hidden)
+MLP = Family("mlp", "mlp:300,100 (one number a hidden layer)", _row_shape, _hidden, True)

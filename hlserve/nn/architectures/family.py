@@ -20,6 +20,8 @@ class Spec:
         arguments: what stands behind it; empty without a colon.
         input_shape: of one row of the data.
         n_outputs: classes, or numbers to predict.
+        n_ids: how many ids there are, where rows are ids of words; None for numbers.
+        has_mask: whether the data says which steps of a sequence there are.
     """
 
     text: str
@@ -27,14 +29,24 @@ class Spec:
     arguments: str
     input_shape: Shape
     n_outputs: int
+    n_ids: int | None = None
+    has_mask: bool = False
 
 
 @dataclass(slots=True)
 class Draft:
-    """A graph in the making: inputs and nodes in order, named ``<layer kind>_<position>``."""
+    """A graph in the making: inputs and nodes in order, named ``<layer kind>_<position>``.
+
+    ``mask`` is the input that says which steps of a sequence there are, or None.
+    """
 
     inputs: list[Input] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    mask: str | None = None
+
+    def masked(self, value: str) -> tuple[str, ...]:
+        """What a layer reads that takes a mask where there is one."""
+        return (value,) if self.mask is None else (value, self.mask)
 
     def input(self, entry: Input) -> str:
         """Adds an input of the network; answers its name."""
@@ -65,14 +77,14 @@ class Family:
             rows do not fit.
         hidden: adds everything between the preprocessed rows, whose name it gets, and the raw
             outputs, ``n_outputs`` numbers a row, whose name it answers.
-        dtype: of the input, "float32", or "int64" for ids, which are never scaled.
+        takes_sequences: whether it looks ids up in an embedding, and heeds a mask.
     """
 
     kind: str
     known: str
     row_shape: Callable[[Spec], Shape]
     hidden: Callable[[Spec, Draft, str], str]
-    dtype: str = "float32"
+    takes_sequences: bool = False
 
 
 def sizes(spec: Spec, text: str, *, of: str) -> list[int]:

@@ -1,4 +1,7 @@
-"""``lstm:128``, ``gru:64``, ``rnn:64`` and ``bilstm:64``: recurrent layers of these sizes."""
+"""``lstm:128``, ``gru:64``, ``rnn:64`` and ``bilstm:64``: recurrent layers of these sizes.
+
+Ids of words are looked up in an embedding first, of as many numbers as the first layer has units.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from itertools import pairwise
 from hlserve.errors import ConfigError
 from hlserve.nn.architectures.family import Draft, Family, Spec, sizes
 from hlserve.nn.layer import Layer, Shape
-from hlserve.nn.layers import GRU, LSTM, RNN, Linear, Reshape
+from hlserve.nn.layers import GRU, LSTM, RNN, Embedding, Linear, Reshape
 
 MakeLayer = Callable[[int, int, bool, bool], Layer]  # of input, hidden, both ways, only the last
 
@@ -37,6 +40,8 @@ def _sequence_shape(spec: Spec) -> tuple[int, int]:
     Raises:
         ConfigError: rows are neither these nor sequences.
     """
+    if spec.n_ids is not None:
+        return spec.input_shape[0], _sizes(spec)[0]
     match spec.input_shape:
         case (int(time), int(features)):
             return time, features
@@ -53,18 +58,25 @@ def _sequence_shape(spec: Spec) -> tuple[int, int]:
 def _hidden(spec: Spec, draft: Draft, value: str, make: MakeLayer, both: bool) -> str:
     """Every layer hands all its states to the next; of the last one only the last state counts."""
     time, features = _sequence_shape(spec)
-    if spec.input_shape != (time, features):
+    if spec.n_ids is not None:
+        value = draft.add(Embedding(spec.n_ids, features, 0), value)
+    elif spec.input_shape != (time, features):
         value = draft.add(Reshape((time, features)), value)
-    expected = f"the sizes of the recurrent layers, as in {spec.kind}:64 or {spec.kind}:64,64"
-    hidden = sizes(spec, spec.arguments, of=expected)
+    hidden = _sizes(spec)
     widths = [features, *(size * (1 + both) for size in hidden)]
     for position, (size, (inputs, _)) in enumerate(zip(hidden, pairwise(widths), strict=True), 1):
-        value = draft.add(make(inputs, size, both, position == len(hidden)), value)
+        layer = make(inputs, size, both, position == len(hidden))
+        value = draft.add(layer, *draft.masked(value))
     return draft.add(Linear(widths[-1], spec.n_outputs), value)
 
 
+def _sizes(spec: Spec) -> list[int]:
+    expected = f"the sizes of the recurrent layers, as in {spec.kind}:64 or {spec.kind}:64,64"
+    return sizes(spec, spec.arguments, of=expected)
+
+
 def _family(kind: str, known: str, make: MakeLayer, *, both: bool = False) -> Family:
-    return Family(kind, known, _row_shape, lambda s, d, v: _hidden(s, d, v, make, both))
+    return Family(kind, known, _row_shape, lambda s, d, v: _hidden(s, d, v, make, both), True)
 
 
 RECURRENT = (
