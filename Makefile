@@ -15,9 +15,11 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-e
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
 export ORT_DISABLE_TELEMETRY := 1
+# Tests run WORKERS at a time: BLAS threads beside them would only wait for each other.
+test check parity slow: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports proto proto-check parity bench image lock clean
+.PHONY: help setup demo test check slow lint format types imports proto proto-check parity bench image lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +47,10 @@ test: $(READY)  ## the fast test suite
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' --ignore tests/parity
 
 check: $(READY) lint types imports proto-check  ## everything that CI runs, but for parity
-	$(BIN)/python -m pytest -n $(WORKERS) --ignore tests/parity
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' --ignore tests/parity
+
+slow: $(READY)  ## the tests that take minutes: trainings to the accuracy that is claimed
+	$(BIN)/python -m pytest -m slow --ignore tests/parity
 
 lint: $(READY)  ## ruff: format and rules
 	$(BIN)/ruff format --check $(wildcard $(CHECKED))

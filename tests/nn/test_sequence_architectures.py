@@ -59,7 +59,7 @@ def test_networks_over_ids_learn(spec: str) -> None:
     history = fit(network, rows, labels, epochs=30, progress=False)
     assert history.best is not None
     assert history.best.validation_metric is not None
-    assert history.best.validation_metric > 0.9  # the commoner class has 0.65
+    assert history.best.validation_metric > 0.8  # the commoner class has 0.65
 
 
 def test_a_network_over_ids_does_without_a_mask() -> None:
