@@ -1,7 +1,7 @@
 """A process that trains one candidate after another and tells after every epoch how it goes.
 
 Between the processes go only the plain values below, through a pipe that nobody else can open.
-Rows are read from files, mapped into memory, so that all workers share them.
+Every worker reads the rows from files into memory of its own.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ Message = Epoch | Trained | Stopped | Failed
 def work(connection: Connection, lesson: Lesson) -> None:
     """Takes orders until the other end of the pipe is closed, or SIGTERM comes."""
     signal.signal(signal.SIGTERM, _leave)  # else semaphores of libraries would be left behind
-    x = np.load(lesson.rows / ROWS, mmap_mode="r")
-    y = np.load(lesson.rows / LABELS, mmap_mode="r")
+    # In memory, each worker its own: fit would stream a map of the file, with another split.
+    x = np.load(lesson.rows / ROWS)
+    y = np.load(lesson.rows / LABELS)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             order: Order = connection.recv()

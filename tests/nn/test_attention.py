@@ -198,7 +198,7 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
         (MeanOverTime(), ((4,),), r"MeanOverTime expects rows of shape \(time, features\)"),
         (MaxOverTime(), ((4, 2), (2,)), r"mask \(time,\), got \(4, 2\), \(2,\)"),
         (Transpose(), ((4,),), r"rows of two axes, got \(4,\)"),
-        (Add(), ((4,),), r"two inputs or more of one shape, got \(4,\)"),
+        (Add(), ((4,),), r"two or more inputs of one shape, got \(4,\)"),
         (Add(), ((4,), (3,)), r"of one shape, got \(4,\), \(3,\)"),
     ],
 )
