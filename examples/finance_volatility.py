@@ -30,7 +30,6 @@ SHARED = Path(os.environ.get("HLSERVE_SHARED", Path(__file__).resolve().parents[
 SHRINKAGE = (0.0, 300.0, 1000.0, 3000.0, 10000.0)  # of the linear forecast
 WEIGHT_DECAY = (1.0, 2.0, 5.0, 10.0)  # of the network
 UNITS, EPOCHS, BLOCK, DRAWS = 32, 10, 22, 2000
-
 Array = np.ndarray
 Days = tuple[Array, Array, Array]  # features, changes, years
 Forecast = Callable[[Array], Array]  # from the features of some days
