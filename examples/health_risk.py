@@ -70,7 +70,7 @@ def read(folder: Path) -> tuple[Table, Table, Array]:
     tables = [np.genfromtxt(path, delimiter=",", skip_header=1) for path in paths]
     hospital = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     findings = np.concatenate(tables)
-    findings[:, 3:5][findings[:, 3:5] == 0] = np.nan  # nobody's blood pressure or cholesterol
+    findings[:, 3:5][findings[:, 3:5] == 0] = np.nan  # no pressure or cholesterol is 0
     has = (nuclei[:, -1] == 0).astype(np.int64), (findings[:, -1] > 0).astype(np.int64)
     x = nuclei[:, :-1].astype(np.float32), findings[:, :-1].astype(np.float32)
     return (x[0], has[0], {}), (x[1], has[1], CATEGORIES), hospital
