@@ -23,7 +23,7 @@ import numpy as np
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("mlp", "mlp1024", "lenet5")
+MODELS = ("mlp", "mlp1024", "lenet5", "lstm:128", "resnet8")
 TRAIN_ROWS = 60_000
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from hlserve.frontend import Words
-from hlserve.nn import AdamW, Network, build_for, evaluate, fit
+from hlserve.cli.model_rows import FRONTEND_KEY
+from hlserve.frontend import Words, to_json
+from hlserve.nn import AdamW, Network, build_for, evaluate, fit, save
 from hlserve.nn.metrics import wilson_interval
 from hlserve.nn.param import Array
 
@@ -34,22 +35,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "sentiment-uci")
     parser.add_argument("--arch", default="bigru:32,dropout=0.5")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "sentiment.safetensors")
     parser.add_argument("--quick", action="store_true", help="a fifth of the sentences, one epoch")
     args = parser.parse_args()
     texts, labels = sentences(args.data)
     order = np.random.default_rng(0).permutation(len(texts))
     order = order[: len(order) // 5] if args.quick else order
+    epochs = 1 if args.quick else args.epochs
     rows, right = [], 0
     for fold in range(FOLDS):
         held_out = order[fold::FOLDS]
         learned = np.setdiff1d(order, held_out)
-        front_end = Words.fit([texts[i] for i in learned])
-        network = trained(
-            args.arch,
-            front_end.apply([texts[i] for i in learned]),
-            labels[learned],
-            n_ids=front_end.vocabulary_size,
-            epochs=1 if args.quick else args.epochs,
+        front_end, network = trained(
+            args.arch, [texts[i] for i in learned], labels[learned], epochs
         )
         answered = front_end.apply([texts[i] for i in held_out])
         tested = evaluate(network, answered, labels[held_out])
@@ -62,6 +60,11 @@ def main() -> None:
         f"(95 %: {100 * low:.2f} to {100 * high:.2f})"
     )
 
+    front_end, network = trained(args.arch, [texts[i] for i in order], labels[order], epochs)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save(network, args.out, extra={FRONTEND_KEY: to_json(front_end)})
+    print(f"next: hlserve publish {args.out} --out models/sentiment   (trained on all sentences)")
+
 
 def sentences(folder: Path) -> tuple[list[str], Array]:
     """The sentences, and 1 for a positive one."""
@@ -71,21 +74,21 @@ def sentences(folder: Path) -> tuple[list[str], Array]:
     return [pair[0] for pair in pairs], np.array([int(pair[1]) for pair in pairs])
 
 
-def trained(
-    arch: str, rows: dict[str, Array], labels: Array, *, n_ids: int, epochs: int
-) -> Network:
-    """A network fitted on all of the rows."""
+def trained(arch: str, texts: list[str], labels: Array, epochs: int) -> tuple[Words, Network]:
+    """A vocabulary and a network fitted on all of these sentences."""
+    front_end = Words.fit(texts)
+    rows = front_end.apply(texts)
     network = build_for(
         arch,
         rows["input"],
         labels,
         task="classification",
         class_labels=("complaint", "praise"),
-        n_ids=n_ids,
+        n_ids=front_end.vocabulary_size,
         has_mask=True,
     )
     fit(network, rows, labels, validation=None, epochs=epochs, optimizer=AdamW(1e-2))
-    return network
+    return front_end, network
 
 
 if __name__ == "__main__":

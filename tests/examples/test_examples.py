@@ -38,6 +38,27 @@ EXAMPLES = [
         "",
         ["breast_cancer.safetensors", "heart_disease.safetensors"],
     ),
+    (
+        "images_fashion.py",
+        ["fashion-mnist"],
+        ["test accuracy .* of 10,000 pictures"],
+        "cnn.safetensors",
+        ["cnn.safetensors"],
+    ),
+    (
+        "speech_digits.py",
+        ["fsdd/recordings.zip"],
+        ["test accuracy .* of 300 recordings"],
+        "digits.safetensors",
+        ["digits.safetensors"],
+    ),
+    (
+        "text_sentiment.py",
+        ["sentiment-uci"],
+        ["fold +words +accuracy", "of 600 sentences"],
+        "sentiment.safetensors",
+        ["sentiment.safetensors"],
+    ),
 ]
 
 
