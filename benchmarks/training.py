@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=TRAIN_ROWS, help="of an epoch")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     peak = _gemm_peak(args.threads)
@@ -66,11 +67,12 @@ def _compare(model: str, peer: str, args: argparse.Namespace, peak: float) -> di
     ours = [statistics.median(r["seconds"]) for r in runs["hlserve"]]
     theirs = [statistics.median(r["seconds"]) for r in runs[peer]]
     # forward, dW and dX of every layer but the first, which needs no dX: 3 GEMMs a layer at most
-    floor = 3 * 2 * runs["hlserve"][0]["macs"] * TRAIN_ROWS / peak
+    floor = 3 * 2 * runs["hlserve"][0]["macs"] * args.rows / peak
     return {
         "model": model,
         "peer": peer,
         "threads": args.threads,
+        "rows": args.rows,
         "ours s/epoch": statistics.median(ours),
         "peer s/epoch": statistics.median(theirs),
         "ratio": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
@@ -88,6 +90,7 @@ def _child(side: str, model: str, args: argparse.Namespace) -> dict[str, Any]:
     environment["OPENBLAS_NUM_THREADS"] = threads
     command = [sys.executable, str(ROOT / "benchmarks/training_child.py"), side, model]
     command += [str(args.data), "--epochs", str(args.epochs), "--threads", threads]
+    command += ["--rows", str(args.rows)]
     cores = sorted(os.sched_getaffinity(0))[-args.threads :]
     done = subprocess.run(
         command,

@@ -29,8 +29,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=60_000)
     args = parser.parse_args()
     x, y, xt, yt = _fashion(args.data)
+    x, y = x[: args.rows], y[: args.rows]
     side = {"hlserve": _hlserve, "torch": _torch, "sklearn": _sklearn}[args.side]
     seconds, accuracy, macs = side(args.model, x, y, xt, yt, args.epochs, args.threads)
     print(
