@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Literal, Protocol, Self
 
@@ -17,8 +17,11 @@ from numpy.typing import DTypeLike
 
 from hlserve.errors import ConfigError, DataError
 from hlserve.nn.channels import ChannelFlow, Channels
+from hlserve.nn.graph import Input as Input
+from hlserve.nn.graph import Node as Node
+from hlserve.nn.graph import infer_shapes, values_with_params_upstream
 from hlserve.nn.graph_builder import GraphBuilder
-from hlserve.nn.layer import Backward, Layer, Shape
+from hlserve.nn.layer import Backward, Layer
 from hlserve.nn.param import Array, Param, QParams
 from hlserve.nn.rows import fit_rows, require_ids
 from hlserve.nn.workspace import Workspace
@@ -35,32 +38,6 @@ class NetworkBackward(Protocol):
         ``dy`` may be overwritten. With ``to_inputs`` the gradients of the network's inputs are
         answered too, batch-first and by name; without, nothing is and their work is left out.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A named input of the network.
-
-    Attributes:
-        name: the tensor's name, in the exported file too.
-        shape: of one row, without the batch.
-        dtype: what the exported file takes: "float32", or "int64" for ids.
-        units: what the raw values are, such as "pixels 0..255"; None where unknown.
-    """
-
-    name: str
-    shape: Shape
-    dtype: str = "float32"
-    units: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A layer in the graph; ``inputs`` name network inputs or earlier nodes."""
-
-    name: str
-    layer: Layer
-    inputs: tuple[str, ...]
 
 
 class Network:
@@ -97,9 +74,9 @@ class Network:
         self.task = task
         self.class_labels = None if class_labels is None else tuple(class_labels)
         self.activation_qparams: dict[str, QParams] = {}
-        self.shapes = _infer_shapes(self.inputs, self.nodes, self.outputs)
+        self.shapes = infer_shapes(self.inputs, self.nodes, self.outputs)
         self._n_ids = _n_ids(self.inputs, self.nodes)
-        self._learns = _values_with_params_upstream(self.nodes)
+        self._learns = values_with_params_upstream(self.nodes)
         self._place_params(np.float32)
 
     # ----- parameters
@@ -150,8 +127,8 @@ class Network:
         """The same parameters under other nodes: what trains the one trains the other."""
         other = copy.copy(self)
         other.nodes = tuple(nodes)
-        other.shapes = _infer_shapes(other.inputs, other.nodes, other.outputs)
-        other._learns = _values_with_params_upstream(other.nodes)
+        other.shapes = infer_shapes(other.inputs, other.nodes, other.outputs)
+        other._learns = values_with_params_upstream(other.nodes)
         return other
 
     def replica(self) -> Network:
@@ -403,35 +380,6 @@ def _n_ids(inputs: Iterable[Input], nodes: Iterable[Node]) -> dict[str, int]:
         if entry.dtype == "int64"
     }
     return {name: min(known) for name, known in bounds.items() if known}
-
-
-def _infer_shapes(
-    inputs: Sequence[Input], nodes: Sequence[Node], outputs: Mapping[str, str]
-) -> dict[str, Shape]:
-    shapes = {entry.name: entry.shape for entry in inputs}
-    for node in nodes:
-        if node.name in shapes:
-            raise ConfigError(f"two parts of the network are named {node.name!r}")
-        unknown = [i for i in node.inputs if i not in shapes]
-        if unknown:
-            raise ConfigError(f"node {node.name!r} reads {unknown}, which come later or not at all")
-        try:
-            shapes[node.name] = node.layer.output_shape(*(shapes[i] for i in node.inputs))
-        except ConfigError as error:
-            raise ConfigError(f"node {node.name!r}: {error}") from error
-    for output, node_name in outputs.items():
-        if node_name not in shapes:
-            raise ConfigError(f"output {output!r} names {node_name!r}, which is not a node")
-    return shapes
-
-
-def _values_with_params_upstream(nodes: Iterable[Node]) -> frozenset[str]:
-    learns: set[str] = set()
-    for node in nodes:
-        is_trained = any(p.is_trained for p in node.layer.params().values())
-        if is_trained or any(i in learns for i in node.inputs):
-            learns.add(node.name)
-    return frozenset(learns)
 
 
 def _flatten(params: Iterable[Param], dtype: DTypeLike) -> tuple[Array, Array]:

@@ -1,0 +1,70 @@
+"""What a network's graph is made of, and what can be told of it without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hlserve.errors import ConfigError
+from hlserve.nn.layer import Layer, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A named input of the network.
+
+    Attributes:
+        name: the tensor's name, in the exported file too.
+        shape: of one row, without the batch.
+        dtype: what the exported file takes: "float32", or "int64" for ids.
+        units: what the raw values are, such as "pixels 0..255"; None where unknown.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+    units: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A layer in the graph; ``inputs`` name network inputs or earlier nodes."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+
+
+def infer_shapes(
+    inputs: Sequence[Input], nodes: Sequence[Node], outputs: Mapping[str, str]
+) -> dict[str, Shape]:
+    """The shape of one row of every input and node, by name.
+
+    Raises:
+        ConfigError: a name is used twice or unknown, or shapes do not fit.
+    """
+    shapes = {entry.name: entry.shape for entry in inputs}
+    for node in nodes:
+        if node.name in shapes:
+            raise ConfigError(f"two parts of the network are named {node.name!r}")
+        unknown = [i for i in node.inputs if i not in shapes]
+        if unknown:
+            raise ConfigError(f"node {node.name!r} reads {unknown}, which come later or not at all")
+        try:
+            shapes[node.name] = node.layer.output_shape(*(shapes[i] for i in node.inputs))
+        except ConfigError as error:
+            raise ConfigError(f"node {node.name!r}: {error}") from error
+    for output, node_name in outputs.items():
+        if node_name not in shapes:
+            raise ConfigError(f"output {output!r} names {node_name!r}, which is not a node")
+    return shapes
+
+
+def values_with_params_upstream(nodes: Iterable[Node]) -> frozenset[str]:
+    """The nodes whose gradient is worth having: trained, or behind one that is."""
+    learns: set[str] = set()
+    for node in nodes:
+        is_trained = any(p.is_trained for p in node.layer.params().values())
+        if is_trained or any(i in learns for i in node.inputs):
+            learns.add(node.name)
+    return frozenset(learns)
