@@ -18,6 +18,7 @@ from hlserve.cli.training_choices import (
     make_loss,
     make_optimizer,
     make_schedule,
+    names_of,
     save_every_of,
     state_path,
 )
@@ -51,6 +52,9 @@ class Settings:
 
     data: str
     target: str | None
+    categorical: str | None
+    ignore: str | None
+    image_size: str | None
     frontend: str | None
     arch: str
     out: Path
@@ -179,7 +183,14 @@ def prepare(settings: Settings) -> Job:
         ConfigError: the architecture or a setting does not.
     """
     _require_settings(settings)
-    dataset = load(settings.data, target=settings.target, frontend=settings.frontend)
+    dataset = load(
+        settings.data,
+        target=settings.target,
+        frontend=settings.frontend,
+        categorical=names_of(settings.categorical),
+        ignore=names_of(settings.ignore),
+        image_size=settings.image_size,
+    )
     x, labels = dataset.train.x, dataset.train.y
     if labels is None or dataset.task is None:
         raise DataError(f"{dataset.name}: no labels to train on; name them with --target")
@@ -197,6 +208,7 @@ def prepare(settings: Settings) -> Job:
         task=dataset.task,
         class_labels=dataset.class_labels,
         units=dataset.units,
+        categories=dataset.categories,
         seed=settings.seed,
     )
     if dataset.test is not None and dataset.test.y is not None and not is_mapped(dataset.test.x):

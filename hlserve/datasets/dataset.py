@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlserve.errors import DataError
-from hlserve.frontend import MASK, FrontEnd
+from hlserve.frontend import MASK, FrontEnd, Table
 
 # Element types differ from input to input (uint8 pixels, float32 columns, int64 ids).
 Array = NDArray[Any]
@@ -101,8 +101,8 @@ class Dataset:
         feature_names: names of the columns of a table.
         licence: an SPDX expression, or ``unknown``.
         source: where the rows came from.
-        frontend: what made the inputs of text or sound; None where they are numbers from the
-            start. A network trained on them is useless without it.
+        frontend: what made the inputs of texts, sounds, images or a table's cells; None where
+            they are numbers from the start. A network trained on them is useless without it.
     """
 
     name: str
@@ -115,6 +115,11 @@ class Dataset:
     licence: str
     source: str
     frontend: FrontEnd | None = None
+
+    @property
+    def categories(self) -> dict[int, tuple[int, ...]]:
+        """For the columns of a table that hold categories, the codes that stand for them."""
+        return self.frontend.categories if isinstance(self.frontend, Table) else {}
 
     def in_classes(self, class_labels: Sequence[str] | None) -> Dataset:
         """The same rows, their class numbers those of a model with these class labels.

@@ -16,7 +16,7 @@ from hlserve.cli import cli, run
 from hlserve.client import InferenceClient
 from hlserve.datasets import load
 from hlserve.errors import DataError, InvalidRequestError
-from hlserve.frontend import LogMel, StringColumns, Words, from_json, to_json
+from hlserve.frontend import LogMel, Table, TableColumn, Words, from_json, to_json
 from hlserve.nn import checkpoint
 from hlserve.repository import read_metadata
 from tests.frontend.sounds import tone, wav
@@ -112,7 +112,7 @@ def test_a_model_of_numbers_has_no_front_end_and_one_that_does_not_fit_is_told(
     work: Path, tmp_path: Path
 ) -> None:
     graph = work / "models" / "opinions" / "1" / "model.onnx"
-    other = StringColumns.fit({"fruit": ["apple"]})
+    other = Table(columns=(TableColumn(name="fruit", texts=("apple",)),))
     (tmp_path / "other.json").write_text(json.dumps(to_json(other)))
     (tmp_path / "bad.json").write_text('{"kind": "code"}')
     root = tmp_path / "models"
