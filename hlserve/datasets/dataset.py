@@ -127,9 +127,11 @@ class Dataset:
         Raises:
             DataError: a class of the rows is none of the model's.
         """
-        own = self.class_labels
-        if own is None or class_labels is None or own == tuple(class_labels):
+        if class_labels is None or self.class_labels == tuple(class_labels):
             return self
+        own = self.class_labels
+        if own is None:
+            return self._with_numbers_as_classes(class_labels)
         unknown = sorted(set(own) - set(class_labels))
         if unknown:
             known = ", ".join(f"'{label}'" for label in class_labels)
@@ -143,6 +145,31 @@ class Dataset:
             test=None if self.test is None else _renumbered(self.test, place),
             class_labels=tuple(class_labels),
         )
+
+    def _with_numbers_as_classes(self, class_labels: Sequence[str]) -> Dataset:
+        """A few rows of a table may lack a class, so that their labels look like any numbers."""
+        if self.task != "regression":
+            return self
+        place = {label: number for number, label in enumerate(class_labels)}
+        train = _as_classes(self.train, place)
+        test = None if self.test is None else _as_classes(self.test, place)
+        if train is None or (test is None) != (self.test is None):
+            return self
+        return replace(
+            self,
+            train=train,
+            test=test,
+            task="classification",
+            class_labels=tuple(class_labels),
+        )
+
+
+def _as_classes(rows: Rows, place: Mapping[str, int]) -> Rows | None:
+    """The rows with the classes that their numbers name; None where one names none."""
+    if rows.y is None or rows.y.ndim != 1:
+        return rows if rows.y is None else None
+    named = [place.get(f"{value:g}") for value in rows.y.tolist()]
+    return None if None in named else Rows(rows.inputs, np.array(named, dtype=np.int64))
 
 
 def _renumbered(rows: Rows, place: NDArray[np.int64]) -> Rows:
