@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -99,7 +101,7 @@ class Image(
 
 def size_of(item: Path | str | bytes, name: str) -> tuple[int, int]:
     """Height and width as the image is seen, from the file's head alone; raises as ``apply``."""
-    with _open(item, name) as image:
+    with _damage_told(name), _open(item, name) as image:
         width, height = image.size
         is_on_its_side = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if is_on_its_side else (height, width)
@@ -117,20 +119,24 @@ def is_grey(item: Path | str | bytes, name: str) -> bool:
 # ----- below
 
 
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    """Whatever Pillow's decoders raise on a damaged file, as a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise DataError(f"{name} is a damaged image: {error}") from error
+
+
 def _read(item: object, name: str) -> PillowImage:
     """The first frame upright, without transparency, of 8 bits: mode L or RGB."""
-    from struct import error as struct_error
+    with _damage_told(name), _open(item, name) as opened:
+        from PIL import ImageOps
 
-    try:
-        with _open(item, name) as opened:
-            opened.load()
-            from PIL import ImageOps
-
-            return _opaque(_in_8_bits(ImageOps.exif_transpose(opened), name))
-    except (OSError, SyntaxError, ValueError, EOFError, struct_error) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{name} is a damaged image: {error}") from error
+        opened.load()
+        return _opaque(_in_8_bits(ImageOps.exif_transpose(opened), name))
 
 
 def _open(item: object, name: str) -> PillowImage:
@@ -150,27 +156,25 @@ def _open(item: object, name: str) -> PillowImage:
         raise DataError(f"{name} is no PNG, JPEG, BMP, GIF or WebP image") from error
     except PIL.Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large, expected at most {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{name} cannot be read: {error}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(f"{name} has {width * height:,} pixels, expected at most {MAX_PIXELS:,}")
     return image
 
 
-def _source(item: object, name: str) -> io.BytesIO | Path:
-    if isinstance(item, bytes):
-        if not item:
-            raise DataError(f"{name} is empty, expected an image")
-        return io.BytesIO(item)
-    if not isinstance(item, str | Path):
+def _source(item: object, name: str) -> io.BytesIO:
+    if isinstance(item, str | Path):
+        path = Path(item)
+        try:
+            item = path.read_bytes()
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise DataError(f"{name}: '{path}': cannot be read: {told}") from error
+    if not isinstance(item, bytes):
         raise DataError(f"{name} is {type(item).__name__}, expected a path or the file's bytes")
-    path = Path(item)
-    try:
-        return io.BytesIO(path.read_bytes())
-    except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise DataError(f"{name}: '{path}': cannot be read: {told}") from error
+    if not item:
+        raise DataError(f"{name} is empty, expected an image")
+    return io.BytesIO(item)
 
 
 def _in_8_bits(image: PillowImage, name: str) -> PillowImage:
