@@ -8,9 +8,7 @@ from typing import Any, final
 
 from hlserve.datasets import Dataset, load
 from hlserve.errors import DataError
-from hlserve.frontend import FrontEnd, Table, from_json
-
-FRONTEND_KEY = "frontend"  # in a checkpoint's ``extra``
+from hlserve.frontend import FRONTEND_KEY, FrontEnd, Table, from_json
 
 
 @final

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
-from hlserve.cli.model_rows import FRONTEND_KEY
 from hlserve.cli.training_choices import (
     class_weight_of,
     make_augment,
@@ -24,7 +23,7 @@ from hlserve.cli.training_choices import (
 )
 from hlserve.datasets import Dataset, Rows, load
 from hlserve.errors import ConfigError, DataError
-from hlserve.frontend import to_json
+from hlserve.frontend import FRONTEND_KEY, to_json
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
 from hlserve.nn.evaluation import Evaluation, evaluate

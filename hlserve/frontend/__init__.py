@@ -6,7 +6,7 @@ so that training, evaluation, ``hlserve predict`` and a client all make the same
 ``front_end.apply(items)`` gives an array by input name, rows first.
 """
 
-from hlserve.frontend.description import FrontEnd, from_json, to_json
+from hlserve.frontend.description import FRONTEND_KEY, FrontEnd, from_json, to_json
 from hlserve.frontend.image import SUFFIXES as IMAGE_SUFFIXES
 from hlserve.frontend.image import Image
 from hlserve.frontend.log_mel import LogMel
@@ -19,6 +19,7 @@ from hlserve.frontend.token_ids import INPUT, MASK, PADDING_ID, UNKNOWN_ID
 from hlserve.frontend.words import Words
 
 __all__ = [
+    "FRONTEND_KEY",
     "IMAGE_SUFFIXES",
     "INPUT",
     "MASK",

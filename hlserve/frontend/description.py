@@ -17,6 +17,7 @@ from hlserve.frontend.words import Words
 FrontEnd = Words | Subwords | LogMel | Table | Image
 
 SCHEMA_VERSION = 1
+FRONTEND_KEY = "frontend"  # in a checkpoint's ``extra``
 MAX_BYTES = 32 * 2**20  # a tokenizer of 16 MiB, its quotes escaped
 KINDS = ("words", "subwords", "log_mel", "table", "image")
 

@@ -193,6 +193,21 @@ def test_what_cannot_be_asked_is_told(
     assert message in capsys.readouterr().err
 
 
+def test_a_search_finds_networks_that_fill_and_encode(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    words = ["--target", "answer", "--ignore", "name", "--categorical", "zone"]
+    sizes = ["--max-params", 1000, "--trials", 2, "--jobs", 1, "--out", tmp_path / "found"]
+    assert hlserve("search", "--data", work / "people.csv", *words, *sizes) == 0
+    assert "--categorical zone --ignore name" in capsys.readouterr().out
+    found = next((tmp_path / "found").glob("*.safetensors"))
+    words = ["--data", work / "others.csv", "--target", "answer", "--json"]
+    capsys.readouterr()
+    assert hlserve("evaluate", found, *words) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 300
+
+
 def test_what_cannot_be_trained_on_is_told(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,5 +138,5 @@ def test_gaps_in_rows_that_are_no_table_are_told(tmp_path: Path) -> None:
         build_for("mlp:4", rows, labels, task="classification", categories={2: [3, 6]})
     np.save(tmp_path / "x.npy", rows)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    with pytest.raises(DataError, match="missing values .* but are streamed from their file"):
+    with pytest.raises(DataError, match=r"missing values .* but are streamed from their file"):
         build_for("mlp:4", mapped, labels, task="classification")
