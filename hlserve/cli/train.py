@@ -53,7 +53,7 @@ _NETWORK: tuple[_Option, ...] = (
     click.option(
         "--frontend",
         metavar="SPEC|FILE",
-        help="Of texts and sounds: words:SIZE, subwords:SIZE, log-mel:BANDS or its .json.",
+        help="Of texts and sounds: words:SIZE, subwords:SIZE or log-mel:BANDS; or any one's .json.",
     ),
     click.option(
         "--arch", default="mlp:300,100", show_default=True, metavar="SPEC", help=_ARCHITECTURES
