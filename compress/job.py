@@ -34,6 +34,7 @@ from hlserve.nn.architectures import build_for
 from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.split import validation_split
+from hlserve.nn.table import categories_of
 
 SHARE_APART = 0.2  # of the rows, where no others were given to judge with
 SMALLEST_PROBABILITY = 1e-7  # keeps logarithms of a teacher's probabilities finite
@@ -301,6 +302,7 @@ def _student(spec: str, model: Model, train: Rows, wishes: Wishes) -> Network:
         task=place.task,
         class_labels=(place.class_labels or numbered) if is_classes else None,
         units=place.input.units,
+        categories=categories_of(model) if isinstance(model, Network) else None,
         seed=wishes.seed,
     )
     return _renamed(network, place)

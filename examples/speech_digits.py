@@ -14,9 +14,8 @@ import argparse
 import os
 from pathlib import Path
 
-from hlserve.cli.model_rows import FRONTEND_KEY
 from hlserve.datasets import load
-from hlserve.frontend import to_json
+from hlserve.frontend import FRONTEND_KEY, to_json
 from hlserve.nn import AdamW, build_for, evaluate, fit, save
 from hlserve.nn.metrics import wilson_interval
 

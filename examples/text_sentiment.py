@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from hlserve.cli.model_rows import FRONTEND_KEY
-from hlserve.frontend import Words, to_json
+from hlserve.frontend import FRONTEND_KEY, Words, to_json
 from hlserve.nn import AdamW, Network, build_for, evaluate, fit, save
 from hlserve.nn.metrics import wilson_interval
 from hlserve.nn.param import Array

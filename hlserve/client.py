@@ -1,4 +1,4 @@
-"""InferenceClient: arrays, texts or sounds in, arrays out; needs NumPy, grpcio and protobuf only.
+"""InferenceClient: arrays or raw items in, arrays out; needs NumPy, grpcio and protobuf only.
 
 ::
 
@@ -190,7 +190,7 @@ class InferenceClient:
     def frontend(
         self, model: str, version: str = "", *, timeout_s: float | None = None
     ) -> FrontEnd | None:
-        """What makes the model's inputs of texts or sounds; None where they are numbers.
+        """What makes the model's inputs of raw items; None where they are numbers.
 
         Raises:
             SchemaVersionError: a newer hlserve published it.
@@ -251,14 +251,15 @@ class InferenceClient:
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
     ) -> InferResult:
-        """Runs a model on texts or sounds, by the front end that was published with it.
+        """Runs a model on raw items, by the front end that was published with it.
 
         The model's metadata is asked each time, so that a version which is published meanwhile
         is never fed by another's vocabulary.
 
         Args:
             model: its name.
-            items: what its front end takes: texts; or paths, contents or ``Sound`` of sounds.
+            items: what its front end takes: texts; paths, contents or ``Sound`` of sounds; paths
+                or contents of images; or rows, each cells by column name or a list of cells.
             version: empty: the latest.
             outputs: names in the order wanted; None: all.
             timeout_s: of each of the two calls.

@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Never
@@ -40,10 +40,12 @@ from hlserve.datasets import Dataset
 from hlserve.errors import ConfigError, DataError, TrainingError
 from hlserve.nn.architectures import build
 from hlserve.nn.examples import Examples, require_several_classes
+from hlserve.nn.layer import Layer
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 from hlserve.nn.spec_options import ACTIVATIONS
 from hlserve.nn.split import validation_split
+from hlserve.nn.table import table_preprocessing
 
 Tell = Callable[[str], None]
 
@@ -297,15 +299,27 @@ def _labels(dataset: Dataset) -> Array:
 
 
 def _space(dataset: Dataset, settings: Settings) -> Space:
+    ahead = _table_layers(dataset, settings)
+
     def cost(spec: str) -> tuple[int, int]:
-        network = _built(spec, dataset)
+        network = _built(spec, dataset, ahead)
         return network.n_parameters, network.macs()
 
     return make_space(settings.family, dataset.train.x.shape[1:], settings.max_parameters, cost)
 
 
-def _built(spec: str, dataset: Dataset) -> Network:
-    """A network for these rows, but for what preprocessing learns from them."""
+def _table_layers(dataset: Dataset, settings: Settings) -> list[Layer]:
+    """What a table with gaps or categories needs ahead, from the rows that are trained on."""
+    x, labels = dataset.train.x, _labels(dataset)
+    if x.ndim != 2 or x.dtype.kind != "f" or not (dataset.categories or np.isnan(x).any()):
+        return []
+    classes = labels if dataset.task == "classification" else None
+    kept, _ = validation_split(len(labels), settings.validation, seed=settings.seed, labels=classes)
+    return table_preprocessing(x[kept], dataset.categories)
+
+
+def _built(spec: str, dataset: Dataset, ahead: Sequence[Layer]) -> Network:
+    """A network for these rows, but for what else preprocessing learns from them."""
     labels, task, known = _labels(dataset), dataset.task, dataset.class_labels
     assert task is not None  # there are labels
     n_outputs = 1 if labels.ndim == 1 else labels.shape[1]
@@ -316,6 +330,7 @@ def _built(spec: str, dataset: Dataset) -> Network:
         input_shape=dataset.train.x.shape[1:],
         n_outputs=n_outputs,
         task=task,
+        preprocessing=ahead,
         class_labels=known,
     )
 
@@ -324,7 +339,7 @@ def _require_trainable(dataset: Dataset, settings: Settings) -> None:
     """Finds out before the work what is wrong with the rows."""
     labels = _labels(dataset)
     validation_split(len(labels), settings.validation, seed=settings.seed)
-    network = _built(f"mlp:{SMALLEST}", dataset)
+    network = _built(f"mlp:{SMALLEST}", dataset, _table_layers(dataset, settings))
     Examples.checked(network, dataset.train.x, labels)
     if dataset.task == "classification":
         require_several_classes(labels, network.class_labels)
@@ -342,6 +357,7 @@ def _lesson(dataset: Dataset, settings: Settings, rows: Path) -> Lesson:
         validation=settings.validation,
         epochs=settings.epochs,
         seed=settings.seed,
+        frontend=dataset.frontend,
     )
 
 

@@ -11,12 +11,14 @@ import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compress.architecture_search.space import Candidate
 from hlserve.datasets import Task
 from hlserve.errors import DivergenceError, HlserveError
+from hlserve.frontend import FRONTEND_KEY, FrontEnd, Table, to_json
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
 from hlserve.nn.history import EpochRecord
@@ -36,6 +38,7 @@ class Lesson:
     Attributes:
         rows: the folder that holds the training rows and their labels.
         validation: the share of the rows that is set apart.
+        frontend: what made the rows, kept in every checkpoint; None where nothing did.
     """
 
     rows: Path
@@ -45,6 +48,7 @@ class Lesson:
     validation: float
     epochs: int | None
     seed: int
+    frontend: FrontEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,11 @@ def _train(order: Order, lesson: Lesson, x: Array, y: Array, connection: Connect
         return Failed(str(error))
     if history.is_interrupted:  # what is trained by half is not written down
         return Failed("its process was told to end")
-    checkpoint.save(network, order.file, history=history, extra={"architecture": candidate.spec})
+    extra: dict[str, Any] = {"architecture": candidate.spec}
+    if lesson.frontend is not None:
+        fed = lesson.frontend.feeding([entry.name for entry in network.inputs])
+        extra[FRONTEND_KEY] = to_json(fed)
+    checkpoint.save(network, order.file, history=history, extra=extra)
     best = history.best
     assert best is not None
     assert best.validation_metric is not None
@@ -173,5 +181,6 @@ def _build(spec: str, lesson: Lesson, x: Array, y: Array) -> Network:
         task=lesson.task,
         class_labels=lesson.class_labels,
         units=lesson.units,
+        categories=lesson.frontend.categories if isinstance(lesson.frontend, Table) else None,
         seed=lesson.seed,
     )

@@ -80,8 +80,8 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
 def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Make MODEL smaller and faster, and publish it at --out if it is as good as before.
 
-    MODEL is a checkpoint of `hlserve train` (.safetensors) or any ONNX file; texts and sounds go
-    through its own front end, which is published with the result. Candidates are
+    MODEL is a checkpoint of `hlserve train` (.safetensors) or any ONNX file; texts, sounds,
+    images and tables go through its own front end, which is published with the result. Candidates are
     judged on --eval; without it on the data's own test rows, or on a fifth set apart. Without
     labels the metric is agreement with the original. If nothing passes, the original is kept
     and the exit code is 3.

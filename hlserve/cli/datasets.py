@@ -17,8 +17,8 @@ def command(as_json: bool) -> None:
     """List the data that is known by name, with its licence.
 
     An embedded set is asked for by its name. The others are recognised by their content, in a
-    folder of their IDX files. Any --data option also takes a path: a folder of IDX files, an .npz
-    or a .csv file.
+    folder of their IDX files. Any --data option also takes a path: a folder of IDX files, of
+    images, sounds or texts in class folders, an .npz, .csv, .tsv or .txt file.
     """
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode([_facts(known) for known in KNOWN])))

@@ -47,7 +47,8 @@ def command(model: Path, data: str, target: str | None, as_json: bool, **options
     """Run MODEL on rows in ONNX Runtime and say how good and how fast it is.
 
     MODEL is a folder of the model repository (its latest version, or a version's own folder),
-    an ONNX file, or a checkpoint of `hlserve train`. Texts and sounds go through its own front end.
+    an ONNX file, or a checkpoint of `hlserve train`. Texts, sounds, images and
+    tables go through its own front end.
 
     \b
     Examples:

@@ -8,9 +8,7 @@ from typing import Any, final
 
 from hlserve.datasets import Dataset, load
 from hlserve.errors import DataError
-from hlserve.frontend import FrontEnd, from_json
-
-FRONTEND_KEY = "frontend"  # in a checkpoint's ``extra``
+from hlserve.frontend import FRONTEND_KEY, FrontEnd, Table, from_json
 
 
 @final
@@ -19,7 +17,8 @@ class ModelFacts:
     """What a model file, or the metadata beside it, says of its rows.
 
     Attributes:
-        frontend: makes its inputs of texts or sounds; None where they are numbers.
+        frontend: makes its inputs of texts, sounds, images or cells; None where they are
+            numbers.
         class_labels: in the order of its outputs; None where they are not known.
     """
 
@@ -54,13 +53,18 @@ def load_for(facts: ModelFacts, data: str, *, target: str | None) -> Dataset:
             are texts or sounds and the model says nothing of how to read them.
     """
     dataset = load(data, target=target, frontend=facts.frontend)
-    if dataset.frontend is not None and facts.frontend is None:
+    if facts.frontend is None and not _is_of_numbers(dataset.frontend):
         raise DataError(
-            f"{data} holds texts or sounds, and the model has no front end that makes its inputs "
-            "of them; take a checkpoint or a published version that was trained on such, or "
-            "arrays (.npz)"
+            f"{data} holds texts, sounds or images, and the model has no front end that makes its "
+            "inputs of them; take a checkpoint or a published version that was trained on such, "
+            "or arrays (.npz)"
         )
     return dataset.in_classes(facts.class_labels)
+
+
+def _is_of_numbers(front_end: FrontEnd | None) -> bool:
+    """Whether its rows are what any reader makes of the cells, perhaps with gaps."""
+    return front_end is None or (isinstance(front_end, Table) and not front_end.categories)
 
 
 def _facts(path: Path, frontend: Any, class_labels: tuple[str, ...] | None) -> ModelFacts:

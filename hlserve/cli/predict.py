@@ -13,7 +13,7 @@ import click
 @click.option(
     "--input",
     "source",
-    help="A .png, .csv, .json, .npy or .npz file, a text or a sound file; - is stdin.",
+    help="A .png, .csv, .json, .npy or .npz file, a text, an image or a sound; - is stdin.",
 )
 @click.option("--data", help="A data set by name or path, in place of --input.")
 @click.option("--row", type=click.IntRange(0), default=0, help="Which of its (test) rows.")
@@ -25,9 +25,10 @@ import click
 def command(address: str, model: str, version: str, as_json: bool, **options: Any) -> None:
     """Ask the server at ADDRESS what MODEL says to an input.
 
-    An image must have the size that the model takes; nothing is resized. A model of texts or
-    sounds was published with its front end, which is applied here: --input is then the text
-    itself, a .txt file or stdin of a text a line, or a sound file.
+    A model of texts, sounds, image files or a table's cells was published with its front end,
+    which is applied here: --input is then the text itself, a .txt file or stdin of a text a
+    line; a sound or image file; or rows of cells, in a .csv or .json file, as they are or from
+    stdin. For any other model an image must have the size that it takes; nothing is resized.
 
     \b
     Examples:
@@ -35,6 +36,7 @@ def command(address: str, model: str, version: str, as_json: bool, **options: An
       hlserve predict localhost:8001 fashion --data fashion-mini --row 0
       hlserve predict localhost:8001 sentiment --input "good food, good staff"
       hlserve predict localhost:8001 digits --input seven.wav
+      hlserve predict localhost:8001 heart --input '{"age": 54, "pain": "none", "chol": null}'
       echo '[[5.1, 3.5, 1.4, 0.2]]' | hlserve predict localhost:8001 iris --input - --json
     """  # noqa: D301 - click's mark for a block that keeps its lines
     from hlserve.cli.prediction import ask

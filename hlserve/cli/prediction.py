@@ -73,9 +73,9 @@ def ask(
 
 
 def _values(source: str, front_end: FrontEnd | None) -> Any:
-    if front_end is None or is_array_file(source):
+    if front_end is None or is_array_file(source, item_kind(front_end)):
         return read_input(source, sys.stdin)
-    return front_end.apply(read_items(source, item_kind(front_end), sys.stdin))
+    return front_end.apply(read_items(source, front_end, sys.stdin))
 
 
 def _row_of(data: str, row: int, target: str | None, front_end: FrontEnd | None) -> _Question:

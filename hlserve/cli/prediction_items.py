@@ -1,41 +1,46 @@
-"""What ``hlserve predict`` may be given for a model with a front end: texts, a sound, cells."""
+"""What ``hlserve predict`` takes for a model with a front end: texts, sounds, images, cells."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any, TextIO
 
 from hlserve.cli.prediction_input import STDIN
 from hlserve.errors import DataError
-from hlserve.frontend import ItemKind
+from hlserve.frontend import FrontEnd, Image, ItemKind, LogMel, Table
 
 # Arrays that the front end has made before.
 _ARRAYS = (".json", ".npy", ".npz")
+_TABLES = (".csv", ".json")  # of cells
 
 
-def is_array_file(source: str) -> bool:
+def is_array_file(source: str, kind: ItemKind) -> bool:
     """Whether the source is a file of arrays rather than a raw item."""
-    return source.endswith(_ARRAYS) and _is_file(source)
+    endings = tuple(e for e in _ARRAYS if kind != "columns" or e not in _TABLES)
+    return source.endswith(endings) and _is_file(source)
 
 
-def read_items(source: str, kind: ItemKind, stdin: TextIO) -> list[Any]:
+def read_items(source: str, front_end: FrontEnd, stdin: TextIO) -> list[Any]:
     """The raw items that a front end takes.
 
     Args:
         source: for texts the text itself, a ``.txt`` file or ``-`` for stdin, these two with a
-            text a line; for sounds a file or ``-``; for columns a JSON object of cells by
-            column name, or a list of such, or ``-``.
-        kind: what the front end takes.
+            text a line; for sounds and images a file or ``-``; for a table's rows a ``.csv``
+            or ``.json`` file, ``-``, or the text itself: lines of cells, which may begin with
+            the columns' names, or a JSON object of cells by column name, or a list of such.
+        front_end: of the model.
         stdin: where ``-`` is read from.
 
     Raises:
         DataError: the file or stdin cannot be read, or holds nothing.
     """
-    if kind == "sound":
+    if isinstance(front_end, LogMel | Image):
         return [_stdin_bytes(stdin) if source == STDIN else Path(source)]
-    if kind == "columns":
-        return _cells(_decoded(_stdin_bytes(stdin), "stdin") if source == STDIN else source)
+    if isinstance(front_end, Table):
+        return _table_rows(source, front_end, stdin)
     if source == STDIN:
         return _lines(_stdin_bytes(stdin), "stdin")
     if source.endswith(".txt") and _is_file(source):
@@ -77,11 +82,40 @@ def _lines(content: bytes, name: str) -> list[Any]:
     return list(texts)
 
 
-def _cells(text: str) -> list[Any]:
+def _table_rows(source: str, front_end: Table, stdin: TextIO) -> list[Any]:
+    if source == STDIN:
+        text = _decoded(_stdin_bytes(stdin), "stdin")
+    elif source.endswith(_TABLES):
+        text = _decoded(_file_bytes(Path(source)), source)
+    else:
+        text = source
+    if text.lstrip()[:1] in ("[", "{"):
+        return _json_rows(text)
+    name = "stdin" if source == STDIN else source[:40]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise DataError(f"{name}: not well-formed CSV: {error}") from error
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if not set(front_end.names) <= set(header):
+        if not rows:
+            raise DataError(f"{name} is empty, expected a row of cells")
+        return list(rows)
+    if len(rows) == 1:
+        raise DataError(f"{name} holds the columns' names and no row below them")
+    for number, row in enumerate(rows[1:]):
+        if len(row) != len(header):
+            raise DataError(f"{name}: item {number} has {len(row)} cells, expected {len(header)}")
+    return [dict(zip(header, row, strict=True)) for row in rows[1:]]
+
+
+def _json_rows(text: str) -> list[Any]:
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"expected a JSON object of cells by column name, got {text[:40]!r}: {error}"
         ) from error
-    return content if isinstance(content, list) else [content]
+    if isinstance(content, list) and any(isinstance(row, list | dict) for row in content):
+        return content
+    return [content]

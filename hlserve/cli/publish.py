@@ -37,7 +37,7 @@ Array = NDArray[Any]
 @click.option(
     "--frontend",
     type=click.Path(path_type=Path),
-    help="JSON of what makes the inputs of texts or sounds. A checkpoint has its own.",
+    help="JSON of what makes the inputs of texts, images or others. A checkpoint has its own.",
 )
 def command(model: Path, out: Path, class_labels: Path | None, frontend: Path | None) -> None:
     """Publish MODEL, an ONNX file or a checkpoint, unchanged as the next version at --out.

@@ -30,6 +30,9 @@ def _seconds(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
 @click.command(name="search")
 @click.option("--data", required=True, metavar="NAME|PATH", help="See `hlserve datasets`.")
 @click.option("--target", metavar="COLUMN", help="Column or array that holds the labels.")
+@click.option("--categorical", metavar="COLUMNS", help="As for `hlserve train`.")
+@click.option("--ignore", metavar="COLUMNS", help="As for `hlserve train`.")
+@click.option("--image-size", metavar="HEIGHTxWIDTH", help="As for `hlserve train`.")
 @click.option(
     "--out",
     required=True,
@@ -88,10 +91,17 @@ def command(out: Path, is_resumed: bool, as_json: bool, **options: Any) -> int:
       hlserve search --data houses.csv --target price --max-params 5000 --budget 10m --out runs/price
     """  # noqa: D301, E501 - click's mark for a block that keeps its lines
     from compress.architecture_search.search import Effort, Settings, search
+    from hlserve.cli.training_choices import names_of
     from hlserve.datasets import load
 
     _require_folder(out)
-    dataset = load(options["data"], target=options["target"])
+    dataset = load(
+        options["data"],
+        target=options["target"],
+        categorical=names_of(options["categorical"]),
+        ignore=names_of(options["ignore"]),
+        image_size=options["image_size"],
+    )
     report = search(
         dataset,
         Settings(
@@ -201,8 +211,9 @@ def _row(network: FrontNetwork, report: Report) -> list[str]:
 def _recommendation(report: Report, options: dict[str, Any]) -> list[str]:
     (chosen,) = (n for n in report.front if n.trial == report.recommended)
     words = ["hlserve train --data", shlex.quote(options["data"])]
-    if options["target"] is not None:
-        words += ["--target", shlex.quote(options["target"])]
+    for name in ("target", "categorical", "ignore", "image_size"):
+        if options[name] is not None:
+            words += [f"--{name.replace('_', '-')}", shlex.quote(options[name])]
     return [
         f"* recommended: {chosen.architecture}, the fewest MACs among those that the validation "
         "rows do not",

@@ -25,6 +25,17 @@ _ROWS: tuple[_Option, ...] = (
     click.option("--data", required=True, metavar="NAME|PATH", help="See `hlserve datasets`."),
     click.option("--target", metavar="COLUMN", help="Column or array that holds the labels."),
     click.option(
+        "--categorical",
+        metavar="COLUMNS",
+        help="Columns of a table whose whole numbers are categories, with commas between.",
+    ),
+    click.option("--ignore", metavar="COLUMNS", help="Columns of a table to leave out."),
+    click.option(
+        "--image-size",
+        metavar="HEIGHTxWIDTH",
+        help="What image files are stretched to, such as 64 or 48x64.  [default: their own]",
+    ),
+    click.option(
         "--validation",
         type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
         default=0.1,
@@ -42,7 +53,7 @@ _NETWORK: tuple[_Option, ...] = (
     click.option(
         "--frontend",
         metavar="SPEC|FILE",
-        help="Of texts and sounds: words:SIZE, subwords:SIZE, log-mel:BANDS or its .json.",
+        help="Of texts and sounds: words:SIZE, subwords:SIZE or log-mel:BANDS; or any one's .json.",
     ),
     click.option(
         "--arch", default="mlp:300,100", show_default=True, metavar="SPEC", help=_ARCHITECTURES
@@ -175,6 +186,8 @@ def command(as_json: bool, report: Path | None, report_curve: bool, **options: A
       hlserve train --data fashion-mini --arch mlp:300,100 --out runs/fashion.safetensors
       hlserve train --data ~/data/mnist --arch lenet5 --epochs 20 --out runs/mnist.safetensors
       hlserve train --data houses.csv --target price --arch mlp:64,64 --out runs/price.safetensors
+      hlserve train --data heart.csv --target sick --categorical pain --out runs/heart.safetensors
+      hlserve train --data photos/ --image-size 64 --arch cnn:32,64/128 --out runs/p.safetensors
       hlserve train --data digits --out runs/digits.safetensors --report runs/digits-report
       hlserve train --data digits --augment shift:1 --class-weight balanced --out d.safetensors
     """  # noqa: D301  # click's marker is a control character

@@ -11,19 +11,19 @@ import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
-from hlserve.cli.model_rows import FRONTEND_KEY
 from hlserve.cli.training_choices import (
     class_weight_of,
     make_augment,
     make_loss,
     make_optimizer,
     make_schedule,
+    names_of,
     save_every_of,
     state_path,
 )
 from hlserve.datasets import Dataset, Rows, load
 from hlserve.errors import ConfigError, DataError
-from hlserve.frontend import MASK, to_json
+from hlserve.frontend import FRONTEND_KEY, MASK, to_json
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
 from hlserve.nn.evaluation import Evaluation, evaluate
@@ -51,6 +51,9 @@ class Settings:
 
     data: str
     target: str | None
+    categorical: str | None
+    ignore: str | None
+    image_size: str | None
     frontend: str | None
     arch: str
     out: Path
@@ -179,7 +182,14 @@ def prepare(settings: Settings) -> Job:
         ConfigError: the architecture or a setting does not.
     """
     _require_settings(settings)
-    dataset = load(settings.data, target=settings.target, frontend=settings.frontend)
+    dataset = load(
+        settings.data,
+        target=settings.target,
+        frontend=settings.frontend,
+        categorical=names_of(settings.categorical),
+        ignore=names_of(settings.ignore),
+        image_size=settings.image_size,
+    )
     x, labels = dataset.train.x, dataset.train.y
     if labels is None or dataset.task is None:
         raise DataError(f"{dataset.name}: no labels to train on; name them with --target")
@@ -199,6 +209,7 @@ def prepare(settings: Settings) -> Job:
         units=dataset.units,
         n_ids=dataset.n_ids,
         has_mask=MASK in dataset.train.inputs,
+        categories=dataset.categories,
         seed=settings.seed,
     )
     if dataset.test is not None and dataset.test.y is not None and not is_mapped(dataset.test.x):

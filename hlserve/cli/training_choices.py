@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Literal
 
@@ -150,6 +151,20 @@ def save_every_of(spec: str | None) -> float | Literal["epoch"] | None:
     if len(minutes) != 1 or minutes[0] <= 0:
         raise ConfigError(f'--save-every {spec}: expected minutes above 0, or "epoch"')
     return 60 * minutes[0]
+
+
+def names_of(spec: str | None) -> tuple[str, ...]:
+    """Column names with commas between; a name that holds one stands in double quotes.
+
+    Raises:
+        ConfigError: a name is empty.
+    """
+    if spec is None:
+        return ()
+    names = tuple(name.strip() for name in next(csv.reader([spec]), []))
+    if not names or not all(names):
+        raise ConfigError(f"{spec!r}: expected names of columns with commas between")
+    return names
 
 
 def state_path(out: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlserve.errors import DataError
-from hlserve.frontend import MASK, FrontEnd, Subwords, Words
+from hlserve.frontend import MASK, FrontEnd, Subwords, Table, Words
 
 # Element types differ from input to input (uint8 pixels, float32 columns, int64 ids).
 Array = NDArray[Any]
@@ -101,8 +101,8 @@ class Dataset:
         feature_names: names of the columns of a table.
         licence: an SPDX expression, or ``unknown``.
         source: where the rows came from.
-        frontend: what made the inputs of text or sound; None where they are numbers from the
-            start. A network trained on them is useless without it.
+        frontend: what made the inputs of texts, sounds, images or a table's cells; None where
+            they are numbers from the start. A network trained on them is useless without it.
     """
 
     name: str
@@ -123,15 +123,22 @@ class Dataset:
             self.frontend.vocabulary_size if isinstance(self.frontend, Words | Subwords) else None
         )
 
+    @property
+    def categories(self) -> dict[int, tuple[int, ...]]:
+        """For the columns of a table that hold categories, the codes that stand for them."""
+        return self.frontend.categories if isinstance(self.frontend, Table) else {}
+
     def in_classes(self, class_labels: Sequence[str] | None) -> Dataset:
         """The same rows, their class numbers those of a model with these class labels.
 
         Raises:
             DataError: a class of the rows is none of the model's.
         """
-        own = self.class_labels
-        if own is None or class_labels is None or own == tuple(class_labels):
+        if class_labels is None or self.class_labels == tuple(class_labels):
             return self
+        own = self.class_labels
+        if own is None:
+            return self._with_numbers_as_classes(class_labels)
         unknown = sorted(set(own) - set(class_labels))
         if unknown:
             known = ", ".join(f"'{label}'" for label in class_labels)
@@ -145,6 +152,31 @@ class Dataset:
             test=None if self.test is None else _renumbered(self.test, place),
             class_labels=tuple(class_labels),
         )
+
+    def _with_numbers_as_classes(self, class_labels: Sequence[str]) -> Dataset:
+        """A few rows of a table may lack a class, so that their labels look like any numbers."""
+        if self.task != "regression":
+            return self
+        place = {label: number for number, label in enumerate(class_labels)}
+        train = _as_classes(self.train, place)
+        test = None if self.test is None else _as_classes(self.test, place)
+        if train is None or (test is None) != (self.test is None):
+            return self
+        return replace(
+            self,
+            train=train,
+            test=test,
+            task="classification",
+            class_labels=tuple(class_labels),
+        )
+
+
+def _as_classes(rows: Rows, place: Mapping[str, int]) -> Rows | None:
+    """The rows with the classes that their numbers name; None where one names none."""
+    if rows.y is None or rows.y.ndim != 1:
+        return rows if rows.y is None else None
+    named = [place.get(f"{value:g}") for value in rows.y.tolist()]
+    return None if None in named else Rows(rows.inputs, np.array(named, dtype=np.int64))
 
 
 def _renumbered(rows: Rows, place: NDArray[np.int64]) -> Rows:

@@ -94,12 +94,6 @@ def _task_of_mapped(folder: Path, y: Array) -> Task:
 def _rows(folder: Path, x: Array, y: Array | None) -> Rows:
     if x.dtype.kind not in "fiub":
         raise DataError(f"'{folder / 'x.npy'}': holds {x.dtype}, expected numbers")
-    if not is_mapped(x) and x.dtype.kind == "f" and np.isnan(x).any():
-        row = int(np.argwhere(np.isnan(x))[0, 0])
-        raise DataError(
-            f"'{folder / 'x.npy'}': NaN in row {row}, missing values are not supported;"
-            " fill them or leave the rows out"
-        )
     try:
         return Rows({"x": x}, y)
     except DataError as error:

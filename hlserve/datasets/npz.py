@@ -21,7 +21,7 @@ def read_npz(path: Path, *, target: str | None = None) -> Dataset:
 
     An array ``<name>_test`` beside ``<name>`` belongs to the test part. Labels decide the task:
     integers, booleans and text are classes (text in sorted order), floats are a regression's
-    targets.
+    targets. NaN in an input is a missing value, which a network of a table fills in.
 
     Args:
         path: the file.
@@ -29,8 +29,8 @@ def read_npz(path: Path, *, target: str | None = None) -> Dataset:
             missing.
 
     Raises:
-        DataError: the file is damaged, holds Python objects or NaN, its arrays differ in length,
-            the target is not there, or class numbers are negative.
+        DataError: the file is damaged or holds Python objects, its arrays differ in length, the
+            target is not there or holds NaN, or class numbers are negative.
     """
     arrays = _read_arrays(path)
     label_name = target or _DEFAULT_TARGET
@@ -80,12 +80,6 @@ def _read_array(path: Path, archive: Mapping[str, Array], name: str) -> Array:
             f"'{path}': array '{name}' holds Python objects, which could run code when read;"
             " save it as numbers or text, such as array.astype('float32') or array.astype(str)"
         ) from error
-    if np.issubdtype(array.dtype, np.inexact) and np.isnan(array).any():
-        row = int(np.argwhere(np.isnan(array))[0, 0]) if array.ndim else 0
-        raise DataError(
-            f"'{path}': array '{name}' has NaN in row {row}, missing values are not supported;"
-            " fill them or leave the rows out"
-        )
     return array
 
 
@@ -120,12 +114,20 @@ def read_labels(
         parts = [_class_numbers(path, name, part) for part in (y, y_test) if part is not None]
         return "classification", None, (parts[0], parts[1] if y_test is not None else None)
     if y.dtype.kind == "f":
+        for part in (y, y_test):
+            _require_no_gaps(path, name, part)
         test = None if y_test is None else y_test.astype(np.float32)
         return "regression", None, (y.astype(np.float32), test)
     raise DataError(
         f"'{path}': labels '{name}' are of type {y.dtype}, expected integers or text for classes,"
         " floats for a regression"
     )
+
+
+def _require_no_gaps(path: Path, name: str, y: Array | None) -> None:
+    if y is not None and np.isnan(y).any():
+        row = int(np.argwhere(np.isnan(y))[0, 0])
+        raise DataError(f"'{path}': targets '{name}' have NaN in row {row}; leave such rows out")
 
 
 def _text_labels(

@@ -1,4 +1,4 @@
-"""Texts and sounds to rows, by a front end: one that is given, or one fitted on them."""
+"""Texts, sounds and images to rows, by a front end: one that is given, or one fitted on them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import numpy as np
 
 from hlserve.datasets.dataset import Array, Dataset, Rows, Task
 from hlserve.errors import DataError
-from hlserve.frontend import FrontEnd, fit, from_json, item_kind
+from hlserve.frontend import FrontEnd, fit, item_kind
 
-Kind = Literal["text", "sound"]
+Kind = Literal["text", "sound", "image"]
 
-DEFAULT_SPEC: dict[Kind, str] = {"text": "words", "sound": "log-mel"}
-_UNITS: dict[Kind, str | None] = {"text": None, "sound": "ln of the energy in a mel band"}
+DEFAULT_SPEC: dict[Kind, str] = {"text": "words", "sound": "log-mel"}  # images have no usual size
+_UNITS: dict[Kind, str | None] = {
+    "text": None,
+    "sound": "ln of the energy in a mel band",
+    "image": "pixel intensity 0..255",
+}
 _ITEM = re.compile(r"^item (\d+)\b")
 
 
@@ -27,7 +31,7 @@ class RawItems:
     """Some items, where each came from, and their labels.
 
     Attributes:
-        items: texts; or sounds as paths or contents.
+        items: texts; or sounds or images as paths or contents.
         names: what errors call them.
         labels: as text; None where there are none.
     """
@@ -54,8 +58,8 @@ def made_dataset(
         kind: what they are.
         train: what a front end is fitted on.
         test: the source's own test part; where training is empty it takes its place.
-        frontend: one that was fitted before, the path of its JSON, a short text such as
-            ``words:5000``, or None for the kind's usual one.
+        frontend: one that was fitted before, a short text such as ``words:5000``, or None for
+            the kind's usual one, which images have none of.
 
     Raises:
         DataError: the front end takes something else, an item cannot be taken, or the test part
@@ -87,8 +91,6 @@ def made_dataset(
 def _front_end(
     path: Path, kind: Kind, train: RawItems, frontend: FrontEnd | str | None
 ) -> FrontEnd:
-    if isinstance(frontend, str) and frontend.endswith(".json"):
-        frontend = _read(Path(frontend))
     if isinstance(frontend, str) or frontend is None:
         spec = frontend or DEFAULT_SPEC[kind]
         if spec.startswith("log-mel") != (kind == "sound"):
@@ -98,13 +100,6 @@ def _front_end(
     if item_kind(frontend) != kind:
         raise DataError(f"'{path}' holds {kind}, the model's front end takes {item_kind(frontend)}")
     return frontend
-
-
-def _read(path: Path) -> FrontEnd:
-    try:
-        return from_json(path.read_bytes(), where=str(path))
-    except OSError as error:
-        raise DataError(f"'{path}': cannot be read: {error.strerror or error}") from error
 
 
 def _told(path: Path, part: RawItems, function: Any, *arguments: Any) -> Any:

@@ -8,16 +8,18 @@ from typing import Any
 import msgspec
 
 from hlserve.errors import ConfigError, ModelFileError, SchemaVersionError
+from hlserve.frontend.image import Image
 from hlserve.frontend.log_mel import LogMel
-from hlserve.frontend.string_columns import StringColumns
 from hlserve.frontend.subwords import Subwords
+from hlserve.frontend.table import Table
 from hlserve.frontend.words import Words
 
-FrontEnd = Words | Subwords | LogMel | StringColumns
+FrontEnd = Words | Subwords | LogMel | Table | Image
 
 SCHEMA_VERSION = 1
+FRONTEND_KEY = "frontend"  # in a checkpoint's ``extra``
 MAX_BYTES = 32 * 2**20  # a tokenizer of 16 MiB, its quotes escaped
-KINDS = ("words", "subwords", "log_mel", "string_columns")
+KINDS = ("words", "subwords", "log_mel", "table", "image")
 
 
 def to_json(front_end: FrontEnd) -> dict[str, Any]:

@@ -7,20 +7,23 @@ from typing import Any, Literal
 
 from hlserve.errors import ConfigError
 from hlserve.frontend.description import FrontEnd
+from hlserve.frontend.image import Image
 from hlserve.frontend.log_mel import LogMel
-from hlserve.frontend.string_columns import StringColumns
 from hlserve.frontend.subwords import Subwords
+from hlserve.frontend.table import Table
 from hlserve.frontend.words import Words
 
-ItemKind = Literal["text", "sound", "columns"]
+ItemKind = Literal["text", "sound", "columns", "image"]
 
 KNOWN = "words[:SIZE], subwords[:SIZE] (most ids), log-mel[:BANDS]"
 
 
 def item_kind(front_end: FrontEnd) -> ItemKind:
     """What the front end takes."""
-    if isinstance(front_end, StringColumns):
+    if isinstance(front_end, Table):
         return "columns"
+    if isinstance(front_end, Image):
+        return "image"
     return "sound" if isinstance(front_end, LogMel) else "text"
 
 

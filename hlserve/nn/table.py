@@ -10,6 +10,7 @@ import numpy as np
 from hlserve.errors import DataError
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import Impute, OneHot, Standardize
+from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
 
@@ -20,7 +21,8 @@ def table_preprocessing(
 
     Missing values (NaN) become the column's median, with an indicator column for each that has
     gaps; categories become one column each, a missing one zeros in all of them; everything
-    else is standardized. Medians, not means: half-filled columns are often skewed.
+    else is standardized. Medians, not means: half-filled columns are often skewed. Where any
+    column has gaps or categories, later rows may have gaps in all of them.
 
     Args:
         rows: (rows, columns), the training rows alone, NaN where a value is missing.
@@ -37,7 +39,7 @@ def table_preprocessing(
     is_missing = np.isnan(values)
     gaps = [int(column) for column in np.flatnonzero(is_missing.any(axis=0))]
     layers: list[Layer] = []
-    if gaps:
+    if gaps or named:
         layers.append(_impute(values, named, [c for c in gaps if c not in named]))
     width = values.shape[1] + len(gaps) - len(named.keys() & set(gaps))
     if named:
@@ -46,6 +48,14 @@ def table_preprocessing(
     numbers = [c for c in range(values.shape[1]) if c not in named]
     n_ones = width - values.shape[1] + sum(map(len, named.values()))
     return [*layers, _standardize(values[:, numbers], n_ones)]
+
+
+def categories_of(network: Network) -> dict[int, tuple[int, ...]]:
+    """The categories that a network was built with, by column of its only input."""
+    for node in network.nodes:
+        if isinstance(node.layer, OneHot):
+            return dict(zip(node.layer.columns, map(tuple, node.layer.categories), strict=True))
+    return {}
 
 
 def _impute(values: Array, categories: Mapping[int, Sequence[int]], gaps: list[int]) -> Impute:

@@ -16,8 +16,9 @@ from hlserve.cli import cli, run
 from hlserve.client import InferenceClient
 from hlserve.datasets import load
 from hlserve.errors import DataError, InvalidRequestError
-from hlserve.frontend import LogMel, StringColumns, Words, from_json, to_json
-from hlserve.nn import checkpoint
+from hlserve.frontend import LogMel, Table, TableColumn, Words, from_json, to_json
+from hlserve.nn import Input, checkpoint, sequential
+from hlserve.nn.layers import Linear
 from hlserve.repository import read_metadata
 from tests.frontend.sounds import tone, wav
 from tests.serving.running import RunningServer, running_server
@@ -113,22 +114,25 @@ def test_a_model_of_numbers_has_no_front_end_and_one_that_does_not_fit_is_told(
     work: Path, tmp_path: Path
 ) -> None:
     graph = work / "models" / "opinions" / "1" / "model.onnx"
-    other = StringColumns.fit({"fruit": ["apple"]})
+    other = Table(columns=(TableColumn(name="fruit", texts=("apple",)),))
     (tmp_path / "other.json").write_text(json.dumps(to_json(other)))
     (tmp_path / "bad.json").write_text('{"kind": "code"}')
     root = tmp_path / "models"
     assert hlserve("publish", graph, "--out", root / "bare") == 0
     words = ["--frontend", tmp_path / "other.json"]
-    assert hlserve("publish", graph, "--out", root / "other", *words) == 0
+    network = sequential([Linear(1, 2)], Input("pixels", (1,)))
+    checkpoint.save(network, tmp_path / "other.safetensors")
+    published = ["publish", tmp_path / "other.safetensors", "--out", root / "other"]
+    assert hlserve(*published, *words) == 0
     assert hlserve("publish", graph, "--out", root / "x", "--frontend", tmp_path / "bad.json") == 1
     with running_server(root) as server, InferenceClient(server.address) as client:
         assert client.frontend("bare") is None
         with pytest.raises(InvalidRequestError, match="'bare' has no front end"):
             client.infer_items("bare", ["good food"])
         assert client.frontend("other") == other
-        with pytest.raises(InvalidRequestError, match="'input', its front end makes 'categories'"):
+        with pytest.raises(InvalidRequestError, match="'pixels', its front end makes 'input'"):
             client.infer_items("other", [{"fruit": "apple"}])
-        columns = ["--input", '{"fruit": "apple"}']
+        columns = ["--input", '{"colour": "red"}']
         assert hlserve("predict", server.address, "other", *columns) == 1
         assert hlserve("predict", server.address, "bare", "--input", "good food") == 1
 

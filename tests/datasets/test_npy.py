@@ -90,7 +90,7 @@ def test_large_idx_files_are_mapped_and_checked(tmp_path: Path) -> None:
 
 BROKEN = {
     "lengths": ({"x": X, "y": Y[:-1]}, "differ in their number of rows: 'x' has 6, 'y' has 5"),
-    "nan": ({"x": np.where(X == 9, np.nan, X), "y": Y}, "NaN in row 2"),
+    "nan": ({"x": X, "y": np.where(Y[0] == Y, np.nan, Y)}, "NaN in row 0"),
     "text": ({"x": X.astype(str), "y": Y}, "expected numbers"),
     "negative": ({"x": X, "y": Y - 1}, "class number -1"),
     "objects": ({"x": X, "y": np.array([{}] * 6)}, "holds Python objects, which could run code"),

@@ -83,7 +83,7 @@ def test_name_ending_in_test_without_its_base_is_an_input(tmp_path):
         ({"x": np.ones(2), "y": [0, -1]}, None, "class number -1 in 'y', expected 0 or more"),
         ({"x": np.ones(2), "y": [[0], [1]]}, None, r"shape \(2, 1\), expected \(rows,\)"),
         ({"x": np.ones(2), "y": [1j, 2j]}, None, "of type complex128, expected"),
-        ({"x": [1.0, np.nan]}, None, "array 'x' has NaN in row 1"),
+        ({"x": np.ones(2), "y": [1.0, np.nan]}, None, "targets 'y' have NaN in row 1"),
         ({"x": np.ones(2), "y": [0, 1], "x_test": np.ones(1)}, None, "without 'y_test'"),
         (
             {"x": np.ones(1), "y": ["a"], "x_test": np.ones(1), "y_test": ["b"]},
@@ -128,3 +128,8 @@ def test_single_array_under_the_name_of_an_archive_is_refused(tmp_path):
         np.save(file, np.ones(3))
     with pytest.raises(DataError, match=r"a single array, expected an archive made by np\.savez"):
         load(path)
+
+
+def test_gaps_in_an_input_are_read_as_they_are(tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.array([[1.0, np.nan], [2.0, 3.0]]), y=np.array([0, 1]))
+    np.testing.assert_array_equal(load(tmp_path / "rows.npz").train.x, [[1, np.nan], [2, 3]])

@@ -11,9 +11,11 @@ import pytest
 from hlserve.errors import ConfigError, ModelFileError, SchemaVersionError
 from hlserve.frontend import (
     FrontEnd,
+    Image,
     LogMel,
-    StringColumns,
     Subwords,
+    Table,
+    TableColumn,
     Words,
     fit,
     from_json,
@@ -28,7 +30,14 @@ CASES = [
     Words.fit(TEXTS),
     Subwords.fit(TEXTS),
     LogMel.fit([wav(tone(300))]),
-    StringColumns.fit({"fruit": ["apple", "grüne Birne"]}),
+    Table(
+        columns=(
+            TableColumn(name="fruit", texts=("apple", "grüne Birne")),
+            TableColumn(name="zone", codes=(-1, 7)),
+            TableColumn(name="weight"),
+        )
+    ),
+    Image(height=48, width=64, channels=3),
 ]
 
 

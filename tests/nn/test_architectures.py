@@ -127,7 +127,7 @@ def test_what_cannot_be_built_is_refused(spec: str, shape: tuple[int, ...], mess
 
 
 def test_settings_that_contradict_are_refused() -> None:
-    with pytest.raises(ConfigError, match="either scale or standardize"):
+    with pytest.raises(ConfigError, match="only one of scale, standardize and preprocessing"):
         build(
             "mlp:3",
             input_shape=(1,),

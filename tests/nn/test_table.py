@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from compress import export
-from hlserve.errors import DataError
+from hlserve.errors import ConfigError, DataError
 from hlserve.nn import Input, fit, sequential
+from hlserve.nn.architectures import build_for
 from hlserve.nn.layers import Impute, Linear, OneHot, ReLU, Softmax, Standardize
 from hlserve.nn.param import Array
-from hlserve.nn.table import table_preprocessing
+from hlserve.nn.table import categories_of, table_preprocessing
 
 
 def table(n: int = 400) -> tuple[Array, Array]:
@@ -90,3 +93,50 @@ def test_rows_that_are_no_table_and_unnamed_categories_are_refused() -> None:
         table_preprocessing(np.zeros((2, 3, 4), np.float32))
     with pytest.raises(DataError, match="column 2 holds 7, expected one of the categories"):
         table_preprocessing(table()[0], {2: [3, 6]})
+
+
+@pytest.mark.parametrize("spec", ["mlp:8", "lstm:4"])
+def test_a_built_network_fills_and_encodes_what_its_rows_ask_for(spec: str) -> None:
+    rows, labels = table()
+    network = build_for(spec, rows, labels, task="classification", categories={2: [3, 6, 7]})
+    assert [type(node.layer) for node in network.nodes[:3]] == [Impute, OneHot, Standardize]
+    assert network.inputs[0].shape == (3,)
+    assert categories_of(network) == {2: (3, 6, 7)}
+    assert network.takes_missing("input")
+    export.check_parity(network, export.to_onnx(network), rows)
+    gaps = build_for(spec, rows, labels, task="classification")
+    assert [type(node.layer) for node in gaps.nodes[:2]] == [Impute, Standardize]
+    plain = build_for(spec, rows[:, [0, 2]], labels, task="classification")
+    assert isinstance(plain.nodes[0].layer, Standardize)
+    assert categories_of(plain) == {}
+
+
+def test_gaps_of_a_column_that_had_none_are_filled_where_others_had_some() -> None:
+    rows, labels = table()
+    network = build_for("mlp:8", rows, labels, task="classification", categories={2: [3, 6, 7]})
+    some = rows[:1].copy()
+    some[0, :] = np.nan
+    assert np.isfinite(network.predict(some)["probabilities"]).all()
+    whole = build_for(
+        "mlp:8", rows[:, 2:], labels, task="classification", categories={0: [3, 6, 7]}
+    )
+    assert np.isfinite(whole.predict(some[:, 2:])["probabilities"]).all()
+
+
+def test_gaps_in_rows_that_are_no_table_are_told(tmp_path: Path) -> None:
+    rows, labels = table()
+    series = np.repeat(rows[:, :, None], 2, axis=2)
+    with pytest.raises(
+        ConfigError, match=r"'lstm:4' cannot take rows of shape \(3, 2\) with missing"
+    ):
+        build_for("lstm:4", series, labels, task="classification")
+    with pytest.raises(ConfigError, match="with categories: they are for tables"):
+        build_for("lstm:4", series, labels, task="classification", categories={0: [1]})
+    with pytest.raises(
+        DataError, match=r"column 2 holds 7, expected one of the categories \[3, 6\]"
+    ):
+        build_for("mlp:4", rows, labels, task="classification", categories={2: [3, 6]})
+    np.save(tmp_path / "x.npy", rows)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    with pytest.raises(DataError, match=r"missing values .* but are streamed from their file"):
+        build_for("mlp:4", mapped, labels, task="classification")

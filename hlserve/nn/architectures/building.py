@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -21,7 +22,8 @@ from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
 from hlserve.nn.spec_options import SpecOptions, split_options
-from hlserve.row_blocks import row_blocks
+from hlserve.nn.table import table_preprocessing
+from hlserve.row_blocks import is_mapped, row_blocks
 
 FAMILIES: tuple[Family, ...] = (
     MLP,
@@ -46,6 +48,7 @@ def build(
     task: Task,
     scale: float | None = None,
     standardize: Statistics | None = None,
+    preprocessing: Sequence[Layer] = (),
     standardize_targets: Statistics | None = None,
     class_labels: Sequence[str] | None = None,
     units: str | None = None,
@@ -80,6 +83,7 @@ def build(
             Sigmoid for "multilabel", several yes-or-no labels a row.
         scale: what raw values are multiplied with, such as 1/255 for pixels.
         standardize: of the input's columns, instead of ``scale``.
+        preprocessing: layers ahead of the family's, instead of both; see ``table``.
         standardize_targets: the network closes by turning standardized predictions into the
             targets' units, so that it trains alike whatever these are.
         class_labels: what the classes or labels are called.
@@ -98,8 +102,11 @@ def build(
     value = draft.input(Input("input", family.row_shape(wanted), dtype, units))
     if has_mask and _heeds_mask(wanted, family):
         draft.mask = draft.input(Input("mask", (input_shape[0],), "int64"))
-    value = draft.chain(_preprocessing(scale, standardize), value)
+    layers = _preprocessing(scale, standardize, preprocessing)
+    value = draft.chain(layers, value)
     n_ahead = len(draft.nodes)
+    if preprocessing:
+        wanted = replace(wanted, input_shape=_shape_behind(layers, wanted.input_shape))
     value = family.hidden(wanted, draft, value)
     draft, value = _with_options(draft, n_ahead, value, options)
     value = draft.chain(_closing(task, standardize_targets), value)
@@ -123,13 +130,15 @@ def build_for(
     units: str | None = None,
     n_ids: int | None = None,
     has_mask: bool = False,
+    categories: Mapping[int, Sequence[int]] | None = None,
     seed: int = 0,
 ) -> Network:
     """``build`` with what the training rows tell.
 
     uint8 rows are pixels and scaled to 0..1 by the depth they use (0..16 or 0..255), images of
     other types by their largest value; other rows are standardized column by column, series
-    (time, columns) over time too, and so are regression targets. Ids stay as they are.
+    (time, columns) over time too, and so are regression targets. Ids stay as they are. Gaps (NaN)
+    of a table are filled and its categories become a column each, see ``table``.
 
     Args:
         spec: see ``build``.
@@ -141,11 +150,13 @@ def build_for(
         units: of the raw values.
         n_ids: see ``build``.
         has_mask: see ``build``.
+        categories: for columns of a table that hold categories, the whole numbers that stand
+            for them.
         seed: of the starting weights.
 
     Raises:
-        ConfigError: see ``build``.
-        DataError: there are no rows.
+        ConfigError: see ``build``; or the rows have gaps or categories and are no table.
+        DataError: there are no rows, or a category is not named.
     """
     if len(rows) == 0 or rows.ndim < 2:
         raise DataError(f"rows have shape {rows.shape}, expected (rows, ...) and at least one")
@@ -154,14 +165,16 @@ def build_for(
     family = _family(wanted)
     takes_numbers = n_ids is None
     is_image = rows.dtype == np.uint8 or rows.ndim == 4
+    ahead = _table_layers(wanted, family, rows, categories or {})
     columns = rows.reshape(-1, family.row_shape(wanted)[-1])  # what Standardize goes by
     return build(
         spec,
         input_shape=rows.shape[1:],
         n_outputs=n_outputs,
         task=task,
-        scale=_image_scale(rows) if takes_numbers and is_image else None,
-        standardize=_statistics(columns) if takes_numbers and not is_image else None,
+        scale=_image_scale(rows) if takes_numbers and is_image and not ahead else None,
+        standardize=_statistics(columns) if takes_numbers and not (is_image or ahead) else None,
+        preprocessing=ahead,
         standardize_targets=_statistics(targets) if task == "regression" else None,
         class_labels=class_labels,
         units=units,
@@ -220,12 +233,42 @@ def _with_options(
     return varied, names[value]
 
 
-def _preprocessing(scale: float | None, standardize: Statistics | None) -> list[Layer]:
-    if scale is not None and standardize is not None:
-        raise ConfigError("give either scale or standardize, not both")
+def _preprocessing(
+    scale: float | None, standardize: Statistics | None, others: Sequence[Layer]
+) -> list[Layer]:
+    if (scale is not None) + (standardize is not None) + bool(others) > 1:
+        raise ConfigError("give only one of scale, standardize and preprocessing")
     if scale is not None:
         return [Scale(scale)]
-    return [] if standardize is None else [Standardize(*standardize)]
+    return list(others) if standardize is None else [Standardize(*standardize)]
+
+
+def _shape_behind(layers: Sequence[Layer], shape: Shape) -> Shape:
+    for layer in layers:
+        shape = layer.output_shape(shape)
+    return shape
+
+
+def _table_layers(
+    spec: Spec, family: Family, rows: Array, categories: Mapping[int, Sequence[int]]
+) -> list[Layer]:
+    """What a table with gaps or categories needs ahead; nothing where rows are plain numbers."""
+    has_gaps = rows.dtype.kind == "f" and any(
+        bool(np.isnan(block.min())) for _, block in row_blocks(rows)
+    )
+    if not (has_gaps or categories):
+        return []
+    what = "categories" if categories else "missing values (NaN)"
+    if rows.ndim != 2 or len(family.row_shape(spec)) != 1 or spec.n_ids is not None:
+        raise ConfigError(
+            f"architecture {spec.text!r} cannot take rows of shape {spec.input_shape} with {what}: "
+            "they are for tables (rows, columns) and networks of flat rows, such as mlp:64"
+        )
+    if is_mapped(rows):
+        raise DataError(
+            f"rows hold {what}, but are streamed from their file; fill them, or take fewer rows"
+        )
+    return table_preprocessing(rows, categories)
 
 
 def _closing(task: Task, standardize_targets: Statistics | None) -> list[Layer]:
