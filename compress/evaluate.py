@@ -64,7 +64,8 @@ class Judge:
             parts.append(rows_first[: n - start])
         answers = np.concatenate(parts)
         if np.issubdtype(answers.dtype, np.floating) and np.isnan(answers).any():
-            raise DataError(f"{session.name}: output {self.output!r} holds NaN")
+            hint = "; it does not fill the gaps (NaN) of these rows" if _have_gaps(feeds) else ""
+            raise DataError(f"{session.name}: output {self.output!r} holds NaN{hint}")
         return answers
 
     def per_row(self, answers: Array, targets: Array) -> PerRow:
@@ -152,6 +153,10 @@ def ends_in_sigmoid(model: onnx.ModelProto, output: str) -> bool:
 
 
 # ----- below
+
+
+def _have_gaps(feeds: Mapping[str, Array]) -> bool:
+    return any(array.dtype.kind == "f" and np.isnan(array).any() for array in feeds.values())
 
 
 def _default_output(model: onnx.ModelProto, session: Session) -> str:

@@ -241,7 +241,7 @@ def test_gaps_in_the_arrays_of_an_npz_file_are_filled(
     assert hlserve("train", "--data", tmp_path / "whole.npz", *words) == 0
     capsys.readouterr()
     assert hlserve("evaluate", words[-1], "--data", tmp_path / "gaps.npz") == 1
-    assert "holds NaN" in capsys.readouterr().err
+    assert "holds NaN; it does not fill the gaps (NaN) of these rows" in capsys.readouterr().err
 
 
 def test_a_network_of_the_hearts_of_one_hospital_reads_those_of_the_others(

@@ -52,6 +52,16 @@ def test_other_numbers_are_a_regression(tmp_path, targets):
     assert load(write(tmp_path, f"a,y\n{lines}")).task == "regression"
 
 
+def test_numbers_are_the_models_classes_where_all_of_them_name_one(tmp_path):
+    few = load(write(tmp_path, "a,y\n1,3\n2,1\n3,3.0\n"))
+    assert few.task == "regression"  # by itself
+    named = few.in_classes(["0", "1", "2", "3"])
+    assert (named.task, named.class_labels) == ("classification", ("0", "1", "2", "3"))
+    np.testing.assert_array_equal(named.train.y, [3, 1, 3])
+    assert few.in_classes(["0", "1"]) is few
+    assert few.in_classes(None) is few
+
+
 def test_table_without_the_default_target_has_no_labels(tmp_path):
     dataset = load(write(tmp_path, "a,b\n1,2\n"))
     assert (dataset.train.y, dataset.task) == (None, None)
