@@ -15,7 +15,6 @@ from pathlib import Path
 
 from hlserve.datasets import load
 from hlserve.nn import build_for, evaluate, fit, save
-from hlserve.nn.augmentation import Augment
 from hlserve.nn.metrics import wilson_interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +25,8 @@ def main() -> None:
     """Trains, tells and saves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "fashion-mnist")
-    parser.add_argument("--arch", default="cnn:32,64/128,dropout=0.2")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--arch", default="cnn:32,64/128")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "fashion-cnn.safetensors")
     parser.add_argument("--quick", action="store_true", help="2,000 pictures and one epoch")
@@ -48,7 +47,6 @@ def main() -> None:
         train.x,
         train.y,
         epochs=1 if args.quick else args.epochs,
-        augment=Augment(flip=True),
         threads=args.threads,
     )
     tested = evaluate(network, data.test.x, data.test.y)
