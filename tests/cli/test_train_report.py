@@ -1,21 +1,37 @@
+import math
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from hlserve.cli import cli, run
-from hlserve.cli.learning_curve import CurveJob, learning_curve
+from hlserve.cli.learning_curve import CurveJob, learning_curve, train_copy
 from hlserve.cli.report_measures import Subject, baseline, kind_of, measure_outcomes
-from hlserve.cli.train_report import narrower_spec, wider_spec
+from hlserve.cli.train_report import narrower_spec, wider_spec, write_report
+from hlserve.cli.training import FitOptions, Settings, fit_options, inputs_of, prepare
+from hlserve.cli.training import train as train_job
+from hlserve.cli.training_choices import (
+    class_weight_of,
+    make_augment,
+    make_optimizer,
+    make_schedule,
+)
 from hlserve.cli.worst_examples import worst_examples
-from hlserve.nn import AdamW, CrossEntropy, Input, sequential
+from hlserve.nn import AdamW, CrossEntropy, Input, fit, sequential
 from hlserve.nn.layers import Linear, ReLU, Sigmoid, Softmax
 from hlserve.nn.network import Network
+from hlserve.nn.optimizers import Optimizer
 from hlserve.nn.param import Array
+from hlserve.nn.training_settings import Gradients, Weighting
 from hlserve.report.learning import LearningReport
+from hlserve.row_blocks import MAPPED_FROM_BYTES
+from tests.frontend.sounds import tone, wav
 
 
 def train(*arguments: object) -> int:
@@ -174,6 +190,23 @@ def test_the_same_training_gives_the_same_findings(tmp_path: Path) -> None:
     assert fixed[0] == fixed[1]
 
 
+def test_a_perceptron_on_sounds_is_measured_on_their_test_part(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in [("train", 12), ("test", 5)]:
+        for label, hertz in [("low", 300), ("high", 2500)]:
+            place = tmp_path / "tones" / part / label
+            place.mkdir(parents=True)
+            for number in range(count):  # of other lengths, so that the rows have a mask
+                sound = tone(hertz * rng.uniform(0.9, 1.1), seconds=rng.uniform(0.1, 0.2))
+                (place / f"{number}.wav").write_bytes(wav(sound))
+    words = ["--arch", "mlp:8", "--epochs", 10, "--no-report-curve"]
+    told = trained(tmp_path, "--data", tmp_path / "tones", *words)
+    (test,) = (p for p in told.parts if p.name == "test")
+    assert test.rows == 10
+    assert test.metric is not None
+    assert test.metric.estimate > 0.8  # the pitches are far apart
+
+
 def test_json_keeps_the_output_for_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,7 +286,18 @@ def curve_job(n: int, classes: int = 2) -> tuple[Network, CurveJob]:
     network = sequential([Linear(3, 2), Softmax()], Input("x", (3,)), task="classification")
     subject = Subject({"x": x}, y, CrossEntropy(), "classes")
     kept, apart = np.arange(n * 4 // 5), np.arange(n * 4 // 5, n)
-    return network, CurveJob(subject, kept, apart, AdamW, 8, 400, 0, 1)
+    return network, CurveJob(subject, kept, apart, options, 8, 400, 0, 1)
+
+
+def options(make_optimizer: Callable[[], Optimizer] = AdamW) -> FitOptions:
+    return FitOptions(
+        optimizer=make_optimizer(),
+        schedule=make_schedule("cosine"),
+        gradients=Gradients(),
+        weighting=Weighting(),
+        augment=None,
+        metric=None,
+    )
 
 
 def test_copies_share_the_steps_of_the_training() -> None:
@@ -301,7 +345,100 @@ class Interrupting:
 
 def test_ctrl_c_ends_the_curve_and_not_the_report() -> None:
     network, job = curve_job(200)
-    assert learning_curve(network, replace(job, make_optimizer=Interrupting), np.zeros(40)) is None
+    interrupted = replace(job, make_options=lambda: options(Interrupting))
+    assert learning_curve(network, interrupted, np.zeros(40)) is None
+
+
+def settings_for(data: Path, out: Path, **changed: Any) -> Settings:
+    """As the command has them where it is told no more than the rows."""
+    told = dict.fromkeys(field.name for field in fields(Settings))
+    usual = {
+        "data": str(data),
+        "arch": "mlp:4",
+        "out": out,
+        "epochs": 2,
+        "accumulate": 1,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "label_smoothing": 0.0,
+        "validation": 0.1,
+        "seed": 0,
+        "threads": 1,
+        "resume": False,
+    }
+    return Settings(**{**told, **usual, **changed})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"schedule": "constant"},
+        {"augment": "noise:4"},
+        {"class_weight": ",".join(str(n) for n in range(10))},
+        {"clip_norm": 0.01},
+        {"accumulate": 2},
+        {"optimizer": "sgd"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_copies_are_trained_with_the_options_of_the_training(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = settings_for(Path("digits"), tmp_path / "m.safetensors")
+    wanted = replace(plain, **changed)
+    job = prepare(plain)
+    inputs = inputs_of(job.network, job.dataset.train)
+    subject = Subject(inputs, job.labels, CrossEntropy(), "classes")
+    rows = job.kept[:200]
+    values = []
+    for settings in (plain, wanted):
+        make = partial(fit_options, settings)
+        curve = CurveJob(subject, job.kept, job.apart, make, 16, 100, 0, 1)
+        copy = job.network.copy()
+        assert train_copy(copy, curve, 1.0, rows) is not None
+        values.append(copy.value)
+    assert not np.array_equal(*values)
+    trained, rows_a_step = job.network.copy(), 16 * wanted.accumulate
+    fit(
+        trained,
+        {name: array[rows] for name, array in inputs.items()},
+        job.labels[rows],
+        validation=({n: a[job.apart] for n, a in inputs.items()}, job.labels[job.apart]),
+        epochs=max(1, round(25 / math.ceil(200 / rows_a_step))),  # 25 steps, a quarter of 100
+        batch_size=16,
+        optimizer=make_optimizer(wanted.optimizer, None, None),
+        schedule=make_schedule(wanted.schedule),
+        gradients=Gradients(wanted.clip_norm, wanted.accumulate),
+        weighting=Weighting(class_weight_of(wanted.class_weight)),
+        augment=make_augment(wanted.augment),
+        progress=False,
+    )
+    np.testing.assert_array_equal(values[1], trained.value)
+
+
+def test_batches_that_are_added_up_count_as_one_step(tmp_path: Path, noisy: Path) -> None:
+    words = ["--data", noisy, "--arch", "mlp:4", "--epochs", 16, "--batch-size", 9]
+    told = trained(tmp_path, *words, "--accumulate", 5)
+    assert told.settings["steps"] == "32"  # 90 rows, 45 a step
+    assert told.curve is not None
+    assert told.curve.steps == 8
+    assert told.curve.points[-1].epochs == 4
+
+
+def test_a_copy_that_diverges_takes_the_curve_and_not_the_report(
+    tmp_path: Path, noisy: Path
+) -> None:
+    settings = settings_for(noisy, tmp_path / "m.safetensors")
+    job = prepare(settings)
+    _, history = train_job(settings, job)
+    folder = tmp_path / "report"
+    wild = replace(settings, learning_rate=1e30)
+    write_report(folder, wild, job, history, with_curve=True)
+    told = msgspec.json.decode((folder / "report.json").read_bytes(), type=LearningReport)
+    assert told.curve is None
+    (line,) = (line for line in told.verdict.evidence if "No learning curve" in line)
+    assert "the training of a copy diverged (" in line
+    assert "the training of a copy diverged (" in (folder / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -338,6 +475,21 @@ def test_an_unusable_folder_is_told_before_the_training(
         assert train("--data", "digits", "--out", out, "--report", report) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_rows_that_are_streamed_are_told_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = MAPPED_FROM_BYTES // 784 + 1
+    for name, part in [("x", (n, 784)), ("y", (n,))]:
+        rows = np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.uint8, part)
+        rows[: n // 2] = 1
+        del rows
+    out = tmp_path / "runs" / "m.safetensors"
+    words = ["--data", tmp_path, "--arch", "mlp:2", "--epochs", 1, "--out", out]
+    assert train(*words, "--report", tmp_path / "report") == 2
+    assert "are streamed from their file, and a report measures" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_missing_matplotlib_is_told_before_the_training(
