@@ -315,6 +315,8 @@ def _place_of_network(model: Network, train: Rows) -> _Place:
             f"{[entry.name for entry in model.inputs]} and {list(model.outputs)}"
         )
     (entry,) = model.inputs
+    if entry.dtype != "float32":
+        raise ConfigError(f"--student takes float32; input {entry.name!r} is {entry.dtype}")
     (output,) = model.outputs
     rows = train.x.reshape(len(train), *entry.shape)
     task: Task = model.task or "regression"

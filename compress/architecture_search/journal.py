@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from compress.architecture_search.space import FIRST_TRIAL, Candidate, Space
+from compress.architecture_search.worker import file_name
 from hlserve.errors import ConfigError, MissingDependencyError, ModelFileError
 
 try:
@@ -75,7 +76,8 @@ class Journal:
     trials before it, so that a search that was interrupted goes on as if it had not been.
 
     Raises:
-        ConfigError: there is a search already and it is not resumed, or it was another one.
+        ConfigError: there is a search already and it is not resumed, or it was another one; or
+            there is none, but a file that is named as its networks would be.
         ModelFileError: the file is no journal.
     """
 
@@ -86,6 +88,8 @@ class Journal:
                 f"--out {folder}: holds a search already; add --resume to go on with it, or name "
                 "another folder"
             )
+        if not path.exists():
+            _require_no_networks(folder)
         _drop_unfinished_line(path)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
@@ -140,6 +144,10 @@ class Journal:
         """Every candidate that was tried, in the order of their numbers."""
         return [_told(t) for t in self._trials(TrialState.COMPLETE, TrialState.PRUNED)]
 
+    def numbers(self) -> list[int]:
+        """Of every trial that was ever begun; files of these numbers are the search's own."""
+        return [trial.number for trial in self._study.get_trials(deepcopy=False)]
+
     def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 
@@ -175,6 +183,16 @@ def _require_same(folder: Path, known: dict[str, Any], asked: dict[str, Any]) ->
                 f"--resume {folder}: the search there has {name} {known.get(name)!r}, now it is "
                 f"{value!r}; give the same, or name another folder"
             )
+
+
+def _require_no_networks(folder: Path) -> None:
+    """Networks that no search wrote would be overwritten by those of its trials."""
+    numbered = [f.name for f in folder.glob(file_name("[0-9]*")) if f.stem.isdecimal()]
+    if numbered:
+        raise ConfigError(
+            f"--out {folder}: holds {min(numbered)}, which a search would take for a network of "
+            "its own; name another folder"
+        )
 
 
 def _drop_unfinished_line(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from compress.architecture_search.report import Figure, FrontNetwork, Report
 from hlserve.errors import MissingDependencyError
+from hlserve.nn.atomic_file import write_atomically
 
 FILE = "front.svg"
 _FRONT, _TRIED, _CHOSEN = "#1f5fa8", "#9aa4ad", "#c4432b"
@@ -41,7 +43,9 @@ def draw_front(report: Report, folder: Path, *, file: str = FILE) -> Path:
         cost.legend(loc="best", fontsize=8, title=_left_out(cost, report), title_fontsize=8)
         path = folder / file
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        canvas.savefig(path, metadata=metadata, dpi=150)
+        drawn = BytesIO()
+        canvas.savefig(drawn, format=path.suffix[1:], metadata=metadata, dpi=150)
+    write_atomically(path, drawn.getvalue())
     return path
 
 

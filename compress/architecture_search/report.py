@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from compress.architecture_search.front import Behind
+from hlserve.nn.atomic_file import write_atomically
 
 SCHEMA_VERSION = 1
 FILE = "search.json"
@@ -98,5 +99,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def write(self, folder: Path) -> Path:
         """Writes it beside the checkpoints."""
         path = folder / FILE
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
         return path

@@ -21,6 +21,7 @@ from compress.architecture_search.evaluation import evaluate_front
 from compress.architecture_search.front import front
 from compress.architecture_search.journal import Journal, Running
 from compress.architecture_search.report import Report
+from compress.architecture_search.rows import require_numbers_in_memory
 from compress.architecture_search.space import SMALLEST, Space, make_space
 from compress.architecture_search.stopping import is_hopeless
 from compress.architecture_search.worker import (
@@ -115,12 +116,14 @@ def search(
         tell: is called with one line for each trial.
 
     Raises:
-        ConfigError: nothing keeps the bound, or the folder holds a search, or another one.
-        DataError: the rows have no labels, or are too few.
+        ConfigError: nothing keeps the bound, or the folder holds a search, or another one, or
+            files that are named as its networks would be.
+        DataError: the rows have no labels, are too few, are ids of words, or are streamed.
         TrainingError: a worker died, or no network could be trained.
         KeyboardInterrupt: Ctrl-C came before a network was trained.
     """
     labels = _labels(dataset)
+    require_numbers_in_memory(dataset)
     space = _space(dataset, settings)
     _require_trainable(dataset, settings)
     identity = _identity(dataset, settings)
@@ -255,9 +258,9 @@ class _Run:
         trained = [trial for trial in self._finished if trial.state == "trained"]
         kept = {file_name(trial.number) for trial in front(trained)}
         kept |= {file_name(number) for number in self._running}
-        for file in self._folder.glob(file_name("[0-9]*")):
-            if file.stem.isdecimal() and file.name not in kept:
-                file.unlink()
+        for number in self._journal.numbers():
+            if file_name(number) not in kept:
+                (self._folder / file_name(number)).unlink(missing_ok=True)
 
     def _line(self, number: int) -> str:
         (trial,) = (t for t in self._finished if t.number == number)

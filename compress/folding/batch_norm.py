@@ -14,7 +14,7 @@ from hlserve.nn.layers import BatchNorm, Conv1d, Conv2d, Linear
 from hlserve.nn.network import Network, Node
 from hlserve.nn.param import Array
 
-_LINEAR = (Conv1d, Conv2d, Linear)
+_CONVOLUTIONS = (Conv1d, Conv2d)
 
 
 @final
@@ -24,8 +24,10 @@ class FoldBatchNorm(Technique):
 
     With f = gamma / sqrt(variance + epsilon) channel by channel, W' = f W and b' = f (b - mean) +
     beta (Jacob et al. 2018, arXiv:1712.05877, section 3.2); a layer without bias gets one. Only
-    where the layer feeds the normalization alone; others, and networks without any, stay as they
-    are. Training goes on without batch statistics then, so it comes behind fine-tuning.
+    where the layer feeds the normalization alone and makes the axis that is normalized, which a
+    Linear over the steps of a sequence does not: BatchNorm takes time for the channels there.
+    Others, and networks without any, stay as they are. Training goes on without batch statistics
+    then, so it comes behind fine-tuning.
     """
 
     def requires(self, network: Network, data: Data) -> None:
@@ -45,16 +47,22 @@ class FoldBatchNorm(Technique):
 
 
 def _layer_for_it_alone(network: Network, node: Node) -> Node | None:
-    """The layer with weights whose output this node alone reads; None where there is none."""
+    """The layer whose output this node alone reads, its units first; None where there is none."""
     for source in network.nodes:
         if (
             source.name in node.inputs
-            and isinstance(source.layer, _LINEAR)
+            and _makes_the_first_axis(network, source)
             and sum(source.name in reader.inputs for reader in network.nodes) == 1
             and source.name not in network.outputs.values()
         ):
             return source
     return None
+
+
+def _makes_the_first_axis(network: Network, node: Node) -> bool:
+    if isinstance(node.layer, Linear):
+        return len(network.shapes[node.name]) == 1
+    return isinstance(node.layer, _CONVOLUTIONS)
 
 
 def _folded(layer: Layer, norm: BatchNorm) -> Layer:

@@ -22,8 +22,10 @@ from hlserve.nn.param import Array
 class PruneChannels(Technique):
     """Removes the least important units of every group of coupled channels.
 
-    A group is the units of one layer, or of several that an addition ties together. What the
-    network takes and gives keeps its width. Weights are sliced, not zeroed: the network that
+    A group is the units of one layer, or of several that an addition ties together; where an
+    addition ties only some of a layer's units, as that of a Concat does, these are a group of
+    their own. No unit is in two groups, and every group keeps one at least. What the network
+    takes and gives keeps its width. Weights are sliced, not zeroed: the network that
     comes out is smaller.
 
     Attributes:
@@ -102,11 +104,26 @@ def _groups(
         for param in node.layer.params().values()
     }
     producers = [binding for binding in bindings if binding.is_producer]
-    groups = {tuple(sorted(set(b.ids.tolist()))): None for b in producers}
     kept = protected.copy()
     if layers == "linear":  # what a convolution makes stays, even where a gate is coupled to it
         kept.update(u for b in producers if id(b.param) in convolved for u in b.ids.tolist())
-    return [list(units) for units in groups if not kept.intersection(units)]
+    return [units for units in _parted(producers) if not kept.intersection(units)]
+
+
+def _parted(producers: Sequence[Binding]) -> list[list[int]]:
+    """Units by the producers that make them, so that each is in one group alone.
+
+    Of Concat(A, B) added to C, producers are of A, of B, and of both at once: A's units go with
+    C's first ones, B's with its others, and C needs no group beside these two.
+    """
+    made_by: dict[int, list[int]] = {}
+    for number, binding in enumerate(producers):
+        for unit in sorted(set(binding.ids.tolist())):
+            made_by.setdefault(unit, []).append(number)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for unit, numbers in made_by.items():
+        groups.setdefault(tuple(numbers), []).append(unit)
+    return list(groups.values())
 
 
 def _without(network: Network, bindings: Sequence[Binding], dropped: set[int]) -> Network:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlserve.cli.report_measures import Subject, sample
+from hlserve.cli.training import FitOptions
 from hlserve.nn.network import Network
-from hlserve.nn.optimizers import Optimizer
 from hlserve.nn.split import Indices
 from hlserve.nn.trainer import fit
 from hlserve.report.learning import CurvePoint, Interval, LearningCurve
@@ -31,8 +31,8 @@ class CurveJob:
     Attributes:
         subject: rows, targets and loss.
         kept, apart: the rows to train on, and those that validate.
-        make_optimizer: gives a fresh one.
-        batch_size: of the training.
+        make_options: gives those of the training, with a fresh optimizer and schedule.
+        batch_size: of the training; its ``gradients`` may add up several for a step.
         total_steps: that the training took; all copies together take about as many.
         seed, threads: as in ``fit``.
     """
@@ -40,7 +40,7 @@ class CurveJob:
     subject: Subject
     kept: Indices
     apart: Indices
-    make_optimizer: Callable[[], Optimizer]
+    make_options: Callable[[], FitOptions]
     batch_size: int
     total_steps: int
     seed: int
@@ -72,6 +72,9 @@ def learning_curve(
         network: its architecture is copied, its values are not.
         job: see there.
         whole_scores: of the rows ``apart`` after the whole training.
+
+    Raises:
+        DivergenceError: a copy's loss became infinite, though the network's own did not.
     """
     started = time.perf_counter()
     order = np.random.default_rng(job.seed).permutation(job.kept)
@@ -96,10 +99,16 @@ def learning_curve(
 
 
 def train_copy(network: Network, job: CurveJob, share: float, rows: Indices) -> Trained | None:
-    """Trains the fresh network on these rows; None where Ctrl-C ended it."""
+    """Trains the fresh network on these rows; None where Ctrl-C ended it.
+
+    Raises:
+        DivergenceError: its loss became infinite.
+    """
     subject = job.subject
     watched = sample(job.apart, _WATCHED_ROWS)
-    epochs = max(1, round(job.steps / math.ceil(len(rows) / job.batch_size)))
+    options = job.make_options()
+    rows_a_step = job.batch_size * options["gradients"].accumulate
+    epochs = max(1, round(job.steps / math.ceil(len(rows) / rows_a_step)))
     history = fit(
         network,
         {name: array[rows] for name, array in subject.inputs.items()},
@@ -111,9 +120,9 @@ def train_copy(network: Network, job: CurveJob, share: float, rows: Indices) -> 
         ),
         epochs=epochs,
         batch_size=job.batch_size,
-        optimizer=job.make_optimizer(),
         seed=job.seed,
         threads=job.threads,
+        **options,
     )
     if history.is_interrupted:
         return None

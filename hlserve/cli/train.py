@@ -198,7 +198,7 @@ def command(as_json: bool, report: Path | None, report_curve: bool, **options: A
 
     settings = Settings(**options)
     if report is not None:
-        from hlserve.cli.train_report import require_report, write_report
+        from hlserve.cli.train_report import require_report, require_rows_in_memory, write_report
 
         require_report(report, settings.out)
     require_writable(settings.out)
@@ -209,6 +209,8 @@ def command(as_json: bool, report: Path | None, report_curve: bool, **options: A
             err=True,
         )
     job = prepare(settings)
+    if report is not None:
+        require_rows_in_memory(job.dataset)
     summary, history = train(settings, job)
     click.echo(msgspec.json.encode(summary).decode() if as_json else as_text(summary))
     if report is not None:

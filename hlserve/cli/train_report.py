@@ -23,9 +23,18 @@ from hlserve.cli.report_measures import (
     part_figures,
     sample,
 )
-from hlserve.cli.training import Job, Settings, inputs_of, loss_of, optimizer_of, prepare
+from hlserve.cli.training import (
+    Job,
+    Settings,
+    fit_options,
+    inputs_of,
+    loss_of,
+    optimizer_of,
+    prepare,
+)
 from hlserve.cli.worst_examples import is_image, worst_examples
-from hlserve.errors import ConfigError
+from hlserve.datasets import Dataset
+from hlserve.errors import ConfigError, DivergenceError
 from hlserve.nn.evaluation import Part, default_loss
 from hlserve.nn.examples import Examples
 from hlserve.nn.history import EpochRecord, History
@@ -44,6 +53,7 @@ from hlserve.report.learning import (
 from hlserve.report.page import as_html
 from hlserve.report.signs import Facts, read_signs
 from hlserve.report.verdict import judge
+from hlserve.row_blocks import is_mapped
 
 DOUBTFUL_ERROR = 0.1  # of the baseline's: below it a wider network has little left to win
 AFFORDABLE_MACS, MOST_MACS_RATIO = 100_000, 3  # of the wider copy: it takes a quarter of the steps
@@ -62,6 +72,21 @@ def require_report(folder: Path, out: Path) -> None:
     if folder.resolve() in out.resolve().parents:
         raise ConfigError(f"--report {folder}: holds --out {out}; name a folder of its own")
     require_folder(folder)
+
+
+def require_rows_in_memory(dataset: Dataset) -> None:
+    """Refuses rows that are streamed from a file, which the report's measures would read whole.
+
+    Raises:
+        ConfigError: training or test rows are.
+    """
+    for rows in (dataset.train, dataset.test):
+        if rows is not None and is_mapped(rows.x):
+            raise ConfigError(
+                f"--report: {dataset.name} has {rows.x.nbytes / 2**20:,.0f} MiB of rows, which are "
+                "streamed from their file, and a report measures rows in memory; leave --report "
+                "out, or train on fewer rows"
+            )
 
 
 def write_report(
@@ -111,7 +136,7 @@ class _Measuring:
         job, history, subject, network = self._job, self._history, self._subject, self._network
         facts = self._facts()
         if with_curve and not history.is_interrupted:
-            facts = replace(facts, curve=self._curve(facts))
+            facts = self._with_curve(facts)
         outcomes = measure_outcomes(subject, self._validation, self._labels)
         test = self._test_part()
         return LearningReport(
@@ -155,39 +180,48 @@ class _Measuring:
         test = self._job.dataset.test
         if test is None or test.y is None:
             return None
-        subject = replace(self._subject, inputs=dict(test.inputs), targets=test.y)
+        subject = replace(self._subject, inputs=inputs_of(self._network, test), targets=test.y)
         indices = sample(np.arange(len(test)))
         return part_figures(subject, "test", len(test), subject.results(self._network, indices))
 
-    def _curve(self, facts: Facts) -> LearningCurve | None:
+    def _with_curve(self, facts: Facts) -> Facts:
+        """The facts with the learning curve, or with why there is none."""
         job = self._curve_job()
         click.echo(
             f"learning curve: {len(SHARES)} copies of {job.steps:,} steps each, on "
             f"{', '.join(f'{share:.0%}' for share in SHARES)} of the training rows",
             err=True,
         )
-        curve = learning_curve(self._network, job, self._subject.scores(self._validation))
+        try:
+            curve = learning_curve(self._network, job, self._subject.scores(self._validation))
+        except DivergenceError as error:  # the training itself is done, and its report is due
+            return replace(facts, curve_failure=f"the training of a copy diverged ({error})")
         if curve is None:
-            return None
-        signs = read_signs(replace(facts, curve=curve))
+            return facts
+        facts = replace(facts, curve=curve)
+        signs = read_signs(facts)
         is_doubtful = not signs.is_gap_notable and signs.train_error > DOUBTFUL_ERROR
-        return self._with_wider_copy(curve, job) if is_doubtful else curve
+        return self._with_wider_copy(facts, curve, job) if is_doubtful else facts
 
-    def _with_wider_copy(self, curve: LearningCurve, job: CurveJob) -> LearningCurve:
-        """The curve with what a wider copy gains, where one is known and affordable."""
+    def _with_wider_copy(self, facts: Facts, curve: LearningCurve, job: CurveJob) -> Facts:
+        """The facts with what a wider copy gains, where one is known and affordable."""
         spec = wider_spec(self._settings.arch)
         if spec is None:
-            return curve
+            return facts
         network = prepare(replace(self._settings, arch=spec)).network
         macs, own_macs = (sum(r.macs for r in layer_rows(n)) for n in (network, self._network))
         if macs > max(AFFORDABLE_MACS, MOST_MACS_RATIO * own_macs):
-            return curve
+            return facts
         click.echo(f"learning curve: a wider copy ({spec}), {job.steps:,} steps", err=True)
-        copy = train_copy(network, job, 1.0, self._job.kept)
+        try:
+            copy = train_copy(network, job, 1.0, self._job.kept)
+        except DivergenceError as error:
+            return replace(facts, curve_failure=f"the training of {spec} diverged ({error})")
         if copy is None:
-            return curve
+            return facts
         gain = self._subject.gain(copy.scores, self._subject.scores(self._validation))
-        return msgspec.structs.replace(curve, wider_spec=spec, wider=gain)
+        wider = msgspec.structs.replace(curve, wider_spec=spec, wider=gain)
+        return replace(facts, curve=wider)
 
     def _curve_job(self) -> CurveJob:
         settings, job = self._settings, self._job
@@ -195,7 +229,7 @@ class _Measuring:
             subject=self._subject,
             kept=job.kept,
             apart=job.apart,
-            make_optimizer=functools.partial(optimizer_of, settings),
+            make_options=functools.partial(fit_options, settings),
             batch_size=self._batch_size,
             total_steps=self._steps,
             seed=settings.seed,
@@ -204,7 +238,8 @@ class _Measuring:
 
     @property
     def _steps(self) -> int:
-        return len(self._history.epochs) * -(-len(self._job.kept) // self._batch_size)
+        rows_a_step = self._batch_size * self._settings.accumulate
+        return len(self._history.epochs) * -(-len(self._job.kept) // rows_a_step)
 
     def _levers(self) -> Levers:
         return Levers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from hlserve.errors import ConfigError, DataError
 from hlserve.frontend import FRONTEND_KEY, MASK, to_json
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
+from hlserve.nn.augmentation import Augment
 from hlserve.nn.evaluation import Evaluation, evaluate
 from hlserve.nn.examples import Examples
 from hlserve.nn.history import History
@@ -34,6 +35,7 @@ from hlserve.nn.metrics import wilson_interval
 from hlserve.nn.network import Network
 from hlserve.nn.optimizers import Optimizer
 from hlserve.nn.param import Array
+from hlserve.nn.schedules import Schedule
 from hlserve.nn.split import Indices, validation_split
 from hlserve.nn.trainer import fit
 from hlserve.nn.training_rows import stream_split
@@ -90,6 +92,17 @@ class Job:
     network: Network
     kept: Indices
     apart: Indices
+
+
+class FitOptions(TypedDict):
+    """How steps are made and judged; see ``fit``."""
+
+    optimizer: Optimizer
+    schedule: Schedule
+    gradients: Gradients
+    weighting: Weighting
+    augment: Augment | None
+    metric: str | None
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -159,18 +172,25 @@ def _fit(settings: Settings, job: Job) -> History:
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         loss=loss_of(settings, job),
-        optimizer=optimizer_of(settings),
-        schedule=make_schedule(settings.schedule),
         early_stopping=EarlyStopping(settings.patience) if settings.patience else None,
-        gradients=Gradients(settings.clip_norm, settings.accumulate),
-        weighting=Weighting(class_weight_of(settings.class_weight)),
-        augment=make_augment(settings.augment),
-        metric=settings.metric,
         state_file=StateFile(
             state_path(settings.out), save_every_of(settings.save_every), settings.resume
         ),
         seed=settings.seed,
         threads=settings.threads,
+        **fit_options(settings),
+    )
+
+
+def fit_options(settings: Settings) -> FitOptions:
+    """What trains the network and its copies alike, made anew at each call: some keep a state."""
+    return FitOptions(
+        optimizer=optimizer_of(settings),
+        schedule=make_schedule(settings.schedule),
+        gradients=Gradients(settings.clip_norm, settings.accumulate),
+        weighting=Weighting(class_weight_of(settings.class_weight)),
+        augment=make_augment(settings.augment),
+        metric=settings.metric,
     )
 
 

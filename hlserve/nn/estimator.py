@@ -260,8 +260,7 @@ class NetworkClassifier(_Estimator):
                 )
             by_class = class_weights(targets, len(self.classes_))
         else:
-            asked = self.class_weight
-            by_class = np.array([asked.get(label, 1.0) for label in self.classes_.tolist()])
+            by_class = _by_class(self.class_weight, self.classes_.tolist())
         weights: Array = by_class[targets]
         return weights if sample_weight is None else weights * sample_weight
 
@@ -332,6 +331,22 @@ class NetworkRegressor(_Estimator):
 
 def _weighted(targets: Array, weights: Array | None) -> Targets:
     return targets if weights is None else {LABELS: targets, WEIGHTS: weights}
+
+
+def _by_class(asked: Mapping[Any, float], classes: list[Any]) -> Array:
+    """The weight of every class, 1 where none is named.
+
+    Labels that no row has are refused as scikit-learn does it: where a class has no weight, which
+    may be what was meant. Else they may be those of a class that is not among a fold's rows.
+    """
+    unknown = [label for label in asked if label not in classes]
+    missing = [label for label in classes if label not in asked]
+    if unknown and missing:
+        raise ConfigError(
+            f"class_weight names {unknown}, which y does not hold, and not {missing}; expected "
+            f"labels among {classes}, of their type"
+        )
+    return np.array([asked.get(label, 1.0) for label in classes])
 
 
 def _require_enough_rows(n_rows: int) -> None:

@@ -38,7 +38,12 @@ _ROUGH_SHARE, _ROUGH_EPOCHS = 0.4, 6
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a training showed; see the fields of LearningReport."""
+    """What a training showed; see the fields of LearningReport.
+
+    Attributes:
+        curve_failure: why a copy for the learning curve could not be trained; None where all
+            that were begun could.
+    """
 
     metric: Metric | None
     train: PartFigures
@@ -47,6 +52,7 @@ class Facts:
     epochs: Sequence[Epoch]
     best_epoch: int | None
     curve: LearningCurve | None
+    curve_failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

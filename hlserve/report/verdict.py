@@ -130,7 +130,8 @@ def _history_lines(facts: Facts, signs: Signs) -> Iterator[str]:
 def _curve_lines(facts: Facts, signs: Signs) -> Iterator[str]:
     curve = facts.curve
     if curve is None:
-        yield "No learning curve over growing training sizes was made."
+        why = "" if facts.curve_failure is None else f": {facts.curve_failure}"
+        yield f"No learning curve over growing training sizes was made{why}."
         return
     if curve.doubling is not None:
         yield (
@@ -148,3 +149,5 @@ def _curve_lines(facts: Facts, signs: Signs) -> Iterator[str]:
             f"Against the whole training a wider copy ({curve.wider_spec}) gained "
             f"{change(curve.wider, facts.metric)} in {curve.steps:,} steps: {helps}."
         )
+    if facts.curve_failure is not None:
+        yield f"Nothing tells what a wider network would gain: {facts.curve_failure}."

@@ -13,6 +13,7 @@ import pytest
 
 from hlserve.cli import cli, run
 from hlserve.nn.checkpoint import load
+from tests.frontend.sounds import tone, wav
 
 SMALL = ("--data", "digits", "--max-params", 1200, "--epochs", 3, "--family", "mlp")
 
@@ -52,6 +53,24 @@ def test_the_command_that_is_named_trains_the_same_network(
     theirs, ours = load(again), load(out / chosen["file"])
     np.testing.assert_array_equal(theirs.value, ours.value)
     assert f"{100 * chosen['test']['value']:.2f} % accuracy on 397 rows" in capsys.readouterr().out
+
+
+def test_sounds_are_searched_as_the_command_that_is_named_trains_them(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for label, hertz in [("low", 300), ("high", 2500)]:
+        (tmp_path / "tones" / label).mkdir(parents=True)
+        for number in range(20):  # of other lengths, so that shorter ones are padded
+            sound = tone(hertz * rng.uniform(0.9, 1.1), seconds=rng.uniform(0.1, 0.2))
+            (tmp_path / "tones" / label / f"{number}.wav").write_bytes(wav(sound))
+    data = ["--data", str(tmp_path / "tones")]
+    sizes = ["--max-params", 20_000, "--trials", 1, "--epochs", 2]
+    assert search(*data, *sizes, "--json", "--out", out) == 0
+    (found,) = json.loads(capsys.readouterr().out)["front"]
+    again = tmp_path / "again.safetensors"
+    assert run(cli, ["train", *data, *found["train_options"].split(), "--out", str(again)]) == 0
+    np.testing.assert_array_equal(load(again).value, load(out / found["file"]).value)
 
 
 def test_a_table_without_test_rows_is_said_to_flatter(

@@ -1,5 +1,4 @@
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -7,15 +6,16 @@ import numpy as np
 import pytest
 
 from hlserve.cli import cli, run
-from hlserve.cli.learning_curve import CurveJob, learning_curve
 from hlserve.cli.report_measures import Subject, baseline, kind_of, measure_outcomes
 from hlserve.cli.train_report import narrower_spec, wider_spec
 from hlserve.cli.worst_examples import worst_examples
-from hlserve.nn import AdamW, CrossEntropy, Input, sequential
-from hlserve.nn.layers import Linear, ReLU, Sigmoid, Softmax
+from hlserve.nn import Input, sequential
+from hlserve.nn.layers import Linear, ReLU, Sigmoid
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 from hlserve.report.learning import LearningReport
+from hlserve.row_blocks import MAPPED_FROM_BYTES
+from tests.frontend.sounds import tone, wav
 
 
 def train(*arguments: object) -> int:
@@ -174,6 +174,23 @@ def test_the_same_training_gives_the_same_findings(tmp_path: Path) -> None:
     assert fixed[0] == fixed[1]
 
 
+def test_a_perceptron_on_sounds_is_measured_on_their_test_part(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in [("train", 12), ("test", 5)]:
+        for label, hertz in [("low", 300), ("high", 2500)]:
+            place = tmp_path / "tones" / part / label
+            place.mkdir(parents=True)
+            for number in range(count):  # of other lengths, so that the rows have a mask
+                sound = tone(hertz * rng.uniform(0.9, 1.1), seconds=rng.uniform(0.1, 0.2))
+                (place / f"{number}.wav").write_bytes(wav(sound))
+    words = ["--arch", "mlp:8", "--epochs", 10, "--no-report-curve"]
+    told = trained(tmp_path, "--data", tmp_path / "tones", *words)
+    (test,) = (p for p in told.parts if p.name == "test")
+    assert test.rows == 10
+    assert test.metric is not None
+    assert test.metric.estimate > 0.8  # the pitches are far apart
+
+
 def test_json_keeps_the_output_for_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,65 +260,16 @@ def test_a_task_that_is_not_known_is_told_by_its_loss_alone() -> None:
     assert worst_examples(subject, results, (), None).examples[0].probability is None
 
 
-# ----- the learning curve
+# ----- what is tried beside it
 
 
-def curve_job(n: int, classes: int = 2) -> tuple[Network, CurveJob]:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(n, 3)).astype(np.float32)
-    y = (x[:, 0] > 0).astype(np.int64) * (classes - 1)
-    network = sequential([Linear(3, 2), Softmax()], Input("x", (3,)), task="classification")
-    subject = Subject({"x": x}, y, CrossEntropy(), "classes")
-    kept, apart = np.arange(n * 4 // 5), np.arange(n * 4 // 5, n)
-    return network, CurveJob(subject, kept, apart, AdamW, 8, 400, 0, 1)
-
-
-def test_copies_share_the_steps_of_the_training() -> None:
-    network, job = curve_job(500)
-    curve = learning_curve(network, job, np.zeros(100))
-    assert curve is not None
-    assert curve.steps == 100
-    assert [p.rows for p in curve.points] == [40, 100, 200, 400]
-    assert [p.epochs for p in curve.points] == [20, 8, 4, 2]  # 100 steps of 8 rows
-    assert curve.longer is not None
-    # the whole training was said to be always wrong
-    assert curve.longer.estimate == -curve.points[-1].validation.estimate
-
-
-def test_the_network_that_was_trained_is_left_alone() -> None:
-    network, job = curve_job(200)
-    network.initialize(np.random.default_rng(7))
-    before = network.value.copy()
-    learning_curve(network, job, np.zeros(40))
-    np.testing.assert_array_equal(network.value, before)
-
-
-def test_shares_of_too_few_rows_or_one_class_are_left_out() -> None:
-    network, job = curve_job(40)
-    made = learning_curve(network, job, np.zeros(8))
-    assert made is not None
-    assert [p.rows for p in made.points] == [16, 32]
-    network, job = curve_job(40, classes=1)
-    assert learning_curve(network, job, np.zeros(8)) is None
-
-
-class Interrupting:
-    """An optimizer during whose second step the user presses Ctrl-C."""
-
-    learning_rate = 0.1
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def step(self, value: Array, grad: Array, *, rate_factor: float = 1.0) -> None:
-        self.steps += 1
-        if self.steps == 2:
-            raise KeyboardInterrupt
-
-
-def test_ctrl_c_ends_the_curve_and_not_the_report() -> None:
-    network, job = curve_job(200)
-    assert learning_curve(network, replace(job, make_optimizer=Interrupting), np.zeros(40)) is None
+def test_batches_that_are_added_up_count_as_one_step(tmp_path: Path, noisy: Path) -> None:
+    words = ["--data", noisy, "--arch", "mlp:4", "--epochs", 16, "--batch-size", 9]
+    told = trained(tmp_path, *words, "--accumulate", 5)
+    assert told.settings["steps"] == "32"  # 90 rows, 45 a step
+    assert told.curve is not None
+    assert told.curve.steps == 8
+    assert told.curve.points[-1].epochs == 4
 
 
 @pytest.mark.parametrize(
@@ -338,6 +306,21 @@ def test_an_unusable_folder_is_told_before_the_training(
         assert train("--data", "digits", "--out", out, "--report", report) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_rows_that_are_streamed_are_told_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = MAPPED_FROM_BYTES // 784 + 1
+    for name, part in [("x", (n, 784)), ("y", (n,))]:
+        rows = np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.uint8, part)
+        rows[: n // 2] = 1
+        del rows
+    out = tmp_path / "runs" / "m.safetensors"
+    words = ["--data", tmp_path, "--arch", "mlp:2", "--epochs", 1, "--out", out]
+    assert train(*words, "--report", tmp_path / "report") == 2
+    assert "are streamed from their file, and a report measures" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_missing_matplotlib_is_told_before_the_training(

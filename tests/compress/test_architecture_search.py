@@ -35,6 +35,7 @@ from compress.architecture_search.worker import (
 from compress.metric import ACCURACY, MAE
 from hlserve.datasets import Dataset, Rows
 from hlserve.errors import ConfigError, DataError, TrainingError
+from hlserve.frontend import Words
 from hlserve.nn import build, checkpoint, evaluate
 from hlserve.nn.split import validation_split
 from hlserve.nn.trainer import LEARNING_RATE
@@ -365,6 +366,37 @@ def test_rows_without_labels_are_told(tmp_path: Path) -> None:
         search(nothing, SETTINGS, Effort(), tmp_path)
 
 
+def test_ids_of_words_are_no_numbers_to_search_on(dataset: Dataset, tmp_path: Path) -> None:
+    rows = Rows({"x": np.ones((40, 5), np.int64)}, np.arange(40) % 2)
+    words = Words(vocabulary=("good", "bad"), max_length=5)
+    texts = dataclasses.replace(dataset, train=rows, test=None, frontend=words)
+    with pytest.raises(DataError, match=r"ids of words.*hlserve train --arch bigru:64"):
+        search(texts, SETTINGS, Effort(trials=1), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_rows_that_are_streamed_are_refused(part: str, dataset: Dataset, tmp_path: Path) -> None:
+    few = rings(60)
+    np.save(tmp_path / "x.npy", few.x)
+    rows = Rows({"x": np.load(tmp_path / "x.npy", mmap_mode="r")}, few.y)
+    large = dataclasses.replace(dataset, **{part: rows})
+    with pytest.raises(DataError, match="are streamed from their file"):
+        search(large, SETTINGS, Effort(trials=1), tmp_path / "search")
+
+
+def test_networks_that_no_search_wrote_are_left_alone(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "7.safetensors").write_bytes(b"mine")
+    for is_resumed in (False, True):
+        with pytest.raises(ConfigError, match=r"holds 7\.safetensors, .* name another folder"):
+            search(dataset, SETTINGS, Effort(trials=1), tmp_path, is_resumed=is_resumed)
+    (tmp_path / "7.safetensors").unlink()
+    search(dataset, SETTINGS, Effort(trials=1), tmp_path)
+    (tmp_path / "7.safetensors").write_bytes(b"mine")
+    search(dataset, SETTINGS, Effort(trials=2), tmp_path, is_resumed=True)
+    assert (tmp_path / "7.safetensors").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("wrong", [{"trials": 0}, {"jobs": 0}, {"budget_s": 0.0}])
 def test_an_effort_of_nothing_is_told(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="expected"):
@@ -446,6 +478,21 @@ def test_leaving_a_crew_ends_its_processes(lesson: Lesson, tmp_path: Path) -> No
 
 
 # ----- the picture
+
+
+def test_a_reader_of_an_older_result_sees_all_of_it(
+    found: tuple[Report, Path], tmp_path: Path
+) -> None:
+    report, _ = found
+    for name in ("search.json", "front.svg"):
+        (tmp_path / name).write_text("old")
+        os.link(tmp_path / name, tmp_path / f"open {name}")  # as a reader that holds it open
+    report.write(tmp_path)
+    draw_front(report, tmp_path)
+    for name in ("search.json", "front.svg"):
+        assert (tmp_path / f"open {name}").read_text() == "old"
+        assert (tmp_path / name).stat().st_size > 1000
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_front_is_drawn_the_same_each_time(found: tuple[Report, Path], tmp_path: Path) -> None:

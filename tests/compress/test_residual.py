@@ -17,6 +17,7 @@ from hlserve.nn.architectures import build_for
 from hlserve.nn.layers import (
     Add,
     BatchNorm,
+    Concat,
     Conv1d,
     Conv2d,
     Flatten,
@@ -71,11 +72,12 @@ def test_folding_takes_every_batch_norm_and_keeps_the_answers(resnet, digits, da
     ("layers", "shape"),
     [
         ([Linear(6, 4), BatchNorm(4)], (6,)),
+        ([Linear(6, 4, has_bias=False), BatchNorm(4)], (6,)),
         ([Conv1d(2, 4, 3), BatchNorm(4)], (2, 7)),
         ([Conv2d(4, 8, 3, groups=4, has_bias=False), BatchNorm(8)], (4, 5, 6)),
         ([Conv2d(1, 4, 3), BatchNorm(4), BatchNorm(4), ReLU()], (1, 5, 6)),
     ],
-    ids=["linear", "along time", "depthwise", "twice"],
+    ids=["linear", "without bias", "along time", "depthwise", "twice"],
 )
 def test_every_layer_with_weights_takes_a_batch_norm(layers, shape, rng):
     network = sequential(layers, Input("input", shape)).initialize(rng)
@@ -88,6 +90,18 @@ def test_every_layer_with_weights_takes_a_batch_norm(layers, shape, rng):
     np.testing.assert_allclose(
         folded.predict(x)["output"], network.predict(x)["output"], rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("n_features", [3, 5], ids=["as many as steps", "more than steps"])
+def test_a_batch_norm_behind_steps_of_a_sequence_stays(n_features, rng):
+    layers = [Linear(4, n_features), BatchNorm(3)]  # normalizes each of the three steps
+    network = sequential(layers, Input("input", (3, 4))).initialize(rng)
+    network.value[...] = rng.standard_normal(network.value.size)
+    network.statistics[...] = rng.uniform(0.5, 2.0, network.statistics.size)
+    x = rng.standard_normal((5, 3, 4)).astype(np.float32)
+    folded = FoldBatchNorm().apply(network, Data(Rows({"x": x}))).network
+    assert kinds(folded) == [Linear, BatchNorm]
+    np.testing.assert_array_equal(folded.predict(x)["output"], network.predict(x)["output"])
 
 
 def test_a_batch_norm_whose_layer_is_read_elsewhere_stays(rng):
@@ -190,6 +204,49 @@ def test_gates_go_with_the_channels_that_they_open(rng):
     assert pruned.shapes["gates"] == (8, 3, 3)
     assert pruned.shapes["excite"] == (8,)
     check_parity(pruned, to_onnx(pruned), x)
+
+
+def inception(rng):
+    """Two branches side by side, added to a shortcut."""
+    nodes = [
+        Node("one", Conv2d(1, 16, 1), ("x",)),
+        Node("three", Conv2d(1, 16, 3, padding=1), ("x",)),
+        Node("both", Concat(), ("one", "three")),
+        Node("shortcut", Conv2d(1, 32, 1), ("x",)),
+        Node("sum", Add(), ("both", "shortcut")),
+        Node("relu", ReLU(), ("sum",)),
+        Node("flat", Flatten(), ("relu",)),
+        Node("out", Linear(32 * 9, 3), ("flat",)),
+    ]
+    return Network([Input("x", (1, 3, 3))], nodes, {"y": "out"}).initialize(rng)
+
+
+@pytest.mark.parametrize(("ratio", "round_to", "width"), [(0.5, 8, 8), (0.99, 1, 1)])
+def test_branches_that_are_added_to_a_shortcut_lose_each_channel_once(ratio, round_to, width, rng):
+    network = inception(rng)
+    assert removable_widths(network) == [16, 16]
+    x = rng.standard_normal((6, 1, 3, 3)).astype(np.float32)
+    pruning = PruneChannels(ratio, importance="l1", round_to=round_to)
+    pruned = pruning.apply(network, Data(Rows({"x": x}))).network
+    assert [pruned.shapes[name][0] for name in ("one", "three", "shortcut")] == [
+        width,
+        width,
+        2 * width,
+    ]
+    assert removable_widths(pruned) == [width, width]
+    check_parity(pruned, to_onnx(pruned), x)
+
+
+def test_branches_of_silent_channels_give_the_same_answers_without_them(rng):
+    network = inception(rng)
+    for name, gone in [("one", range(8, 16)), ("three", range(8)), ("shortcut", range(8, 24))]:
+        for param in network.node(name).layer.params().values():
+            param.value[list(gone)] = 0
+    x = rng.standard_normal((6, 1, 3, 3)).astype(np.float32)
+    pruning = PruneChannels(widths=(8, 8), importance="l1")
+    pruned = pruning.apply(network, Data(Rows({"x": x}))).network
+    # float32 sums of other lengths
+    np.testing.assert_allclose(pruned.predict(x)["y"], network.predict(x)["y"], atol=1e-5)
 
 
 def test_an_average_of_floats_stays_in_floats(rng):

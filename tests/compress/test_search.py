@@ -15,6 +15,7 @@ from compress.search import Goal, Verdict, prepare_network, search
 from compress.technique import Data
 from hlserve.datasets import Rows
 from hlserve.errors import BoundNotMetError, ConfigError, DataError
+from hlserve.nn.architectures import build
 
 GOAL = Goal(0.01, batches=(1, 8))
 
@@ -252,6 +253,13 @@ def test_wishes_that_contradict_each_other_are_refused(trained_mlp, mlp_rows):
         compress(to_onnx(trained_mlp), train=mlp_rows, max_drop=0.1, prune=0.5)
     with pytest.raises(ConfigError, match="most likely a slip"):
         compress(trained_mlp, train=mlp_rows, max_drop=0.5)
+
+
+def test_a_student_of_a_network_of_ids_is_refused(rng):
+    network = build("mlp:8", input_shape=(5,), n_outputs=2, task="classification", n_ids=10)
+    rows = Rows({"x": rng.integers(0, 10, (60, 5))}, rng.integers(0, 2, 60))
+    with pytest.raises(ConfigError, match="--student takes float32; input 'input' is int64"):
+        compress(network, train=rows, student="mlp:8", max_drop=0.1)
 
 
 def test_labels_that_do_not_fit_are_refused(trained_mlp, mlp_rows):

@@ -250,12 +250,25 @@ def test_unusable_rows_are_told(x: np.ndarray, y: np.ndarray, message: str) -> N
         NetworkClassifier("mlp:4", epochs=1).fit(x, y)
 
 
+def test_a_weight_of_a_class_that_a_fold_lacks_changes_nothing() -> None:
+    x, y = make_moons(40, random_state=0)
+    weights = [{0: 2.0, 1: 1.0}, {0: 2.0, 1: 1.0, 2: 9.0}, {0: 2.0}]
+    answers = [
+        NetworkClassifier("mlp:4", epochs=2, class_weight=w).fit(x, y).predict_proba(x)
+        for w in weights
+    ]
+    for other in answers[1:]:
+        np.testing.assert_array_equal(other, answers[0])
+
+
 def test_unusable_parameters_are_told() -> None:
     x, y = make_moons(20, random_state=0)
     with pytest.raises(ConfigError, match="no parameter 'hidden'; there are architecture, epochs"):
         NetworkClassifier().set_params(hidden=3)
     with pytest.raises(ConfigError, match="class_weight is 'even'"):
         NetworkClassifier("mlp:4", class_weight="even").fit(x, y)
+    with pytest.raises(ConfigError, match=r"class_weight names \['1'\], which y .* not \[0, 1\]"):
+        NetworkClassifier("mlp:4", class_weight={"1": 5.0}).fit(x, y)
     with pytest.raises(ConfigError, match="unknown architecture 'forest'"):
         NetworkRegressor("forest").fit(x, y)
 

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from hlserve.report.advice import Levers
-from hlserve.report.learning import Interval, Verdict
+from hlserve.report.learning import Interval, LearningCurve, Verdict
 from hlserve.report.signs import Facts, end_slope, read_signs, validation_rise
 from hlserve.report.verdict import judge
 from tests.report.samples import (
@@ -108,6 +110,20 @@ def test_without_a_metric_the_losses_are_compared() -> None:
     train, validation = error_part("t", 0.5, 5000), error_part("v", 1.5, 500)
     assert judged(facts(train, validation, metric=None)).kind == "overfitting"
     assert judged(facts(train, train, metric=None)).kind == "well fitted"
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        (None, "No learning curve over growing training sizes was made: a copy diverged."),
+        (curve(), "Nothing tells what a wider network would gain: a copy diverged."),
+    ],
+    ids=["any copy", "the wider copy"],
+)
+def test_a_copy_that_could_not_be_trained_is_told(made: LearningCurve | None, line: str) -> None:
+    told = facts(part("t", 0.9, 5000), part("v", 0.9, 1000), curve=made)
+    assert line in judged(replace(told, curve_failure="a copy diverged")).evidence
+    assert not any("a copy diverged" in other for other in judged(told).evidence)
 
 
 def test_one_bad_epoch_at_the_end_is_no_rise() -> None:

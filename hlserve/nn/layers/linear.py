@@ -103,12 +103,12 @@ class Linear(Layer):
         return n_steps * self.in_features * self.out_features
 
     def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
-        """See Layer."""
+        """See Layer; a layer without bias gets one where ``arrays`` has it."""
         out_features, in_features = arrays["weight"].shape
-        layer = type(self)(in_features, out_features, self.has_bias)
+        layer = type(self)(in_features, out_features, "bias" in arrays)
         layer.weight = self.weight.with_value(arrays["weight"])
-        if self.bias is not None:
-            layer.bias = self.bias.with_value(arrays["bias"])
+        if layer.bias is not None:
+            layer.bias = layer.bias.with_value(arrays["bias"])
         return layer
 
     def channel_flow(
