@@ -8,6 +8,7 @@ import numpy as np
 
 from hlserve.errors import DataError
 from hlserve.nn.param import Array
+from hlserve.row_blocks import row_blocks
 
 
 def fit_rows(name: str, array: Array, shape: tuple[int, ...]) -> Array:
@@ -36,10 +37,50 @@ def require_ids(name: str, ids: Array, n_ids: int) -> None:
     if ids.dtype.kind not in "iu":
         raise DataError(f"input {name!r}: dtype is {ids.dtype}, expected integer ids")
     # min and max allocate nothing; which row is wrong is looked for only when one is.
-    if ids.size and not (ids.min() >= 0 and ids.max() < n_ids):
-        is_wrong = (ids < 0) | (ids >= n_ids)
-        row = int(np.flatnonzero(is_wrong.reshape(len(ids), -1).any(axis=1))[0])
+    for first, block in row_blocks(ids):
+        if not block.size or (block.min() >= 0 and block.max() < n_ids):
+            continue
+        is_wrong = (block < 0) | (block >= n_ids)
+        row = _first_row(is_wrong)
         raise DataError(
-            f"input {name!r}: row {row} holds id {ids[row][is_wrong[row]].flat[0]}, expected 0 "
-            f"to {n_ids - 1}"
+            f"input {name!r}: row {first + row} holds id {block[row][is_wrong[row]].flat[0]}, "
+            f"expected 0 to {n_ids - 1}"
         )
+
+
+def require_mask(name: str, mask: Array, *, is_prefix: bool) -> None:
+    """Refuses what is no mask, (rows, time), 1 for the steps that there are and 0 for padding.
+
+    Args:
+        name: of the input.
+        mask: the rows.
+        is_prefix: whether a row must be ones, then zeros, as recurrent layers read it: in the
+            exported file they know a sequence by its length alone.
+
+    Raises:
+        DataError: other numbers, or a 1 behind a 0 of a prefix; names the first such row.
+    """
+    if mask.dtype.kind not in "iub":
+        raise DataError(f"input {name!r}: dtype is {mask.dtype}, expected a mask of integers")
+    for first, block in row_blocks(mask):
+        if not block.size:
+            continue
+        if block.min() < 0 or block.max() > 1:
+            is_wrong = (block < 0) | (block > 1)
+            row = _first_row(is_wrong)
+            raise DataError(
+                f"input {name!r}: row {first + row} holds {block[row][is_wrong[row]].flat[0]}, "
+                "expected 1 for the steps that there are and 0 for padding"
+            )
+        is_late = block[:, 1:] > block[:, :-1]
+        if is_prefix and is_late.any():
+            row = _first_row(is_late)
+            raise DataError(
+                f"input {name!r}: row {first + row} has a 1 behind a 0, at step "
+                f"{int(np.argmax(is_late[row])) + 1}, expected ones and then zeros; pad "
+                "sequences at their end, and leave no step out within"
+            )
+
+
+def _first_row(is_wrong: Array) -> int:
+    return int(np.flatnonzero(is_wrong.reshape(len(is_wrong), -1).any(axis=1))[0])
