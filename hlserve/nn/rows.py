@@ -10,6 +10,8 @@ from hlserve.errors import DataError
 from hlserve.nn.param import Array
 from hlserve.row_blocks import row_blocks
 
+MASK_BLOCK_BYTES = 2**16  # what a look at them takes beside is an eighth of it at most
+
 
 def fit_rows(name: str, array: Array, shape: tuple[int, ...]) -> Array:
     """Rows of this shape, reshaped where the element counts agree.
@@ -62,7 +64,7 @@ def require_mask(name: str, mask: Array, *, is_prefix: bool) -> None:
     """
     if mask.dtype.kind not in "iub":
         raise DataError(f"input {name!r}: dtype is {mask.dtype}, expected a mask of integers")
-    for first, block in row_blocks(mask):
+    for first, block in row_blocks(mask, block_bytes=MASK_BLOCK_BYTES):
         if not block.size:
             continue
         if block.min() < 0 or block.max() > 1:
@@ -72,14 +74,26 @@ def require_mask(name: str, mask: Array, *, is_prefix: bool) -> None:
                 f"input {name!r}: row {first + row} holds {block[row][is_wrong[row]].flat[0]}, "
                 "expected 1 for the steps that there are and 0 for padding"
             )
-        is_late = block[:, 1:] > block[:, :-1]
-        if is_prefix and is_late.any():
-            row = _first_row(is_late)
+        late = _first_late_step(block) if is_prefix else None
+        if late is not None:
             raise DataError(
-                f"input {name!r}: row {first + row} has a 1 behind a 0, at step "
-                f"{int(np.argmax(is_late[row])) + 1}, expected ones and then zeros; pad "
-                "sequences at their end, and leave no step out within"
+                f"input {name!r}: row {first + late[0]} has a 1 behind a 0, at step {late[1]}, "
+                "expected ones and then zeros; pad sequences at their end, and leave no step out "
+                "within"
             )
+
+
+def _first_late_step(mask: Array) -> tuple[int, int] | None:
+    """Row and step of the first 1 behind a 0; None where there is none."""
+    # One contiguous walk over all rows: over rows cut short NumPy would copy both sides first.
+    steps = mask.reshape(-1)
+    is_late = steps[1:] > steps[:-1]
+    time = mask.shape[1]
+    is_late[time - 1 :: time] = False  # the first step of the next row
+    if not is_late.any():
+        return None
+    row, step = divmod(int(np.argmax(is_late)) + 1, time)
+    return row, step
 
 
 def _first_row(is_wrong: Array) -> int:

@@ -15,6 +15,7 @@ from hlserve.nn.gradcheck import check_gradients
 from hlserve.nn.layers import GRU, LSTM, RNN, Linear, PaddingMask, Reshape, Softmax
 from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.param import Array
+from hlserve.nn.rows import require_mask
 from hlserve.nn.workspace import Workspace
 
 KINDS = [LSTM, GRU, RNN]
@@ -93,6 +94,24 @@ def test_what_is_no_prefix_is_refused_since_onnx_knows_lengths_alone(
             answer(rows)  # type: ignore[operator]
     whole = {"x": rows["x"], "mask": np.array([[1, 1, 1, 0, 0]] * 3, np.bool_)}
     assert np.isfinite(network.predict(whole)["y"]).all()
+
+
+def test_the_row_that_is_no_prefix_is_the_first_that_a_loop_over_its_steps_finds() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        mask = rng.integers(0, 2, rng.integers(1, 6, 2))
+        found = [
+            (row, step)
+            for row, steps in enumerate(mask.tolist())
+            for step in range(1, len(steps))
+            if steps[step] > steps[step - 1]
+        ]
+        if not found:
+            require_mask("mask", mask, is_prefix=True)
+            continue
+        row, step = found[0]
+        with pytest.raises(DataError, match=f"row {row} has a 1 behind a 0, at step {step},"):
+            require_mask("mask", mask, is_prefix=True)
 
 
 @every_kind
