@@ -97,6 +97,14 @@ def rows_at(array: Array, indices: NDArray[np.int64]) -> Array:
     return out
 
 
+def has_gaps(rows: Array) -> bool:
+    """Whether a value is missing (NaN) in any of the rows, (rows, ...)."""
+    # The smallest number is NaN where any is, and takes no memory to find.
+    return rows.dtype.kind == "f" and any(
+        bool(block.size and np.isnan(block.min())) for _, block in row_blocks(rows)
+    )
+
+
 @final
 class RowReader:
     """Copies rows of an array into buffers; to be closed.

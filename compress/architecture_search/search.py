@@ -314,11 +314,11 @@ def _space(dataset: Dataset, settings: Settings) -> Space:
 def _table_layers(dataset: Dataset, settings: Settings) -> list[Layer]:
     """What a table with gaps or categories needs ahead, from the rows that are trained on."""
     x, labels = dataset.train.x, _labels(dataset)
-    if x.ndim != 2 or x.dtype.kind != "f" or not (dataset.categories or np.isnan(x).any()):
+    if x.ndim != 2 or x.dtype.kind != "f" or not (dataset.categories or dataset.has_gaps):
         return []
     classes = labels if dataset.task == "classification" else None
     kept, _ = validation_split(len(labels), settings.validation, seed=settings.seed, labels=classes)
-    return table_preprocessing(x[kept], dataset.categories)
+    return table_preprocessing(x[kept], dataset.categories, will_have_gaps=dataset.has_gaps)
 
 
 def _built(spec: str, dataset: Dataset, ahead: Sequence[Layer]) -> Network:
@@ -360,6 +360,7 @@ def _lesson(dataset: Dataset, settings: Settings, rows: Path) -> Lesson:
         validation=settings.validation,
         epochs=settings.epochs,
         seed=settings.seed,
+        has_gaps=dataset.has_gaps,
         frontend=dataset.frontend,
     )
 

@@ -38,6 +38,7 @@ class Lesson:
     Attributes:
         rows: the folder that holds the training rows and their labels.
         validation: the share of the rows that is set apart.
+        has_gaps: whether a value is missing in any of the data's rows.
         frontend: what made the rows, kept in every checkpoint; None where nothing did.
     """
 
@@ -48,6 +49,7 @@ class Lesson:
     validation: float
     epochs: int | None
     seed: int
+    has_gaps: bool = False
     frontend: FrontEnd | None = None
 
 
@@ -182,5 +184,6 @@ def _build(spec: str, lesson: Lesson, x: Array, y: Array) -> Network:
         class_labels=lesson.class_labels,
         units=lesson.units,
         categories=lesson.frontend.categories if isinstance(lesson.frontend, Table) else None,
+        will_have_gaps=lesson.has_gaps,
         seed=lesson.seed,
     )

@@ -22,7 +22,7 @@ from hlserve.cli.training_choices import (
     state_path,
 )
 from hlserve.datasets import Dataset, Rows, load
-from hlserve.errors import ConfigError, DataError
+from hlserve.errors import ConfigError, DataError, DivergenceError
 from hlserve.frontend import FRONTEND_KEY, MASK, to_json
 from hlserve.nn import checkpoint
 from hlserve.nn.architectures import build_for
@@ -39,7 +39,13 @@ from hlserve.nn.schedules import Schedule
 from hlserve.nn.split import Indices, validation_split
 from hlserve.nn.trainer import fit
 from hlserve.nn.training_rows import stream_split
-from hlserve.nn.training_settings import EarlyStopping, Gradients, StateFile, Weighting
+from hlserve.nn.training_settings import (
+    EarlyStopping,
+    Gradients,
+    StateFile,
+    TrainingDivergedError,
+    Weighting,
+)
 from hlserve.row_blocks import is_mapped, rows_at
 
 # A gap below this is small in itself, however many rows prove it.
@@ -135,12 +141,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train(settings: Settings, job: Job) -> tuple[Summary, History]:
-    """Trains the job's network, saves it and evaluates it."""
+    """Trains the job's network, saves it and evaluates it.
+
+    Raises:
+        DivergenceError: the loss was no number any more; the best epoch before is saved.
+    """
     network = job.network
     with threadpool_limits(limits=settings.threads, user_api="blas"):
-        history = _fit(settings, job)
-        extra = _provenance(job.dataset, settings, network)
-        checkpoint.save(network, settings.out, history=history, extra=extra)
+        history = _fit_and_save(settings, job)
         train = _figure(settings, job, job.kept, history)
         validation = _figure(settings, job, job.apart, history)
         test = _test_figure(settings, job, history)
@@ -163,7 +171,33 @@ def train(settings: Settings, job: Job) -> tuple[Summary, History]:
     return summary, history
 
 
-def _fit(settings: Settings, job: Job) -> History:
+def _fit_and_save(settings: Settings, job: Job) -> History:
+    """Removes the training's state only when the network is saved: a full disk loses neither."""
+    path, every_s = state_path(settings.out), save_every_of(settings.save_every)
+    state = StateFile(path, every_s, settings.resume, keep=True)
+    try:
+        history = _fit(settings, job, state)
+    except TrainingDivergedError as error:
+        best = error.history.best_epoch
+        if best is None:
+            state.remove()
+            raise
+        _save(settings, job, error.history)
+        state.remove()
+        told = f"{error}; {settings.out} holds the best epoch before that, {best}"
+        raise DivergenceError(told) from error
+    _save(settings, job, history)
+    if not history.is_interrupted:
+        state.remove()
+    return history
+
+
+def _save(settings: Settings, job: Job, history: History) -> None:
+    extra = _provenance(job.dataset, settings, job.network)
+    checkpoint.save(job.network, settings.out, history=history, extra=extra)
+
+
+def _fit(settings: Settings, job: Job, state: StateFile) -> History:
     return fit(
         job.network,
         inputs_of(job.network, job.dataset.train),
@@ -173,9 +207,7 @@ def _fit(settings: Settings, job: Job) -> History:
         batch_size=settings.batch_size,
         loss=loss_of(settings, job),
         early_stopping=EarlyStopping(settings.patience) if settings.patience else None,
-        state_file=StateFile(
-            state_path(settings.out), save_every_of(settings.save_every), settings.resume
-        ),
+        state_file=state,
         seed=settings.seed,
         threads=settings.threads,
         **fit_options(settings),
@@ -230,6 +262,7 @@ def prepare(settings: Settings) -> Job:
         n_ids=dataset.n_ids,
         has_mask=MASK in dataset.train.inputs,
         categories=dataset.categories,
+        will_have_gaps=dataset.has_gaps,
         seed=settings.seed,
     )
     if dataset.test is not None and dataset.test.y is not None and not is_mapped(dataset.test.x):

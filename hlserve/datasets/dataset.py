@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hlserve.errors import DataError
 from hlserve.frontend import MASK, FrontEnd, Subwords, Table, Words
+from hlserve.row_blocks import has_gaps, is_mapped
 
 # Element types differ from input to input (uint8 pixels, float32 columns, int64 ids).
 Array = NDArray[Any]
@@ -122,6 +123,15 @@ class Dataset:
         return (
             self.frontend.vocabulary_size if isinstance(self.frontend, Words | Subwords) else None
         )
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a value is missing (NaN) in any row in memory, be it of training or test.
+
+        A split, or a seed, then does not decide whether a network is made to take gaps.
+        """
+        parts = [self.train] if self.test is None else [self.train, self.test]
+        return any(has_gaps(rows.x) for rows in parts if not is_mapped(rows.x))
 
     @property
     def categories(self) -> dict[int, tuple[int, ...]]:

@@ -57,6 +57,7 @@ from hlserve.nn.training_settings import EarlyStopping as EarlyStopping
 from hlserve.nn.training_settings import Gradients as Gradients
 from hlserve.nn.training_settings import StateFile as StateFile
 from hlserve.nn.training_settings import StopTraining as StopTraining
+from hlserve.nn.training_settings import TrainingDivergedError as TrainingDivergedError
 from hlserve.nn.training_settings import Weighting as Weighting
 from hlserve.nn.transformer import encoder_block as encoder_block
 from hlserve.nn.transformer import transformer_encoder as transformer_encoder

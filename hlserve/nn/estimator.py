@@ -293,13 +293,7 @@ class NetworkRegressor(_Estimator):
         """R2, the share of the variance that is explained; outputs are averaged alike."""
         answers = self.predict(X)
         wanted = np.asarray(y, np.float64).reshape(answers.shape)
-        weights = checked_weights(sample_weight, len(answers))
-        if weights is None:
-            return r2(answers, wanted)
-        mean = np.average(wanted, axis=0, weights=weights)
-        residual = np.average((answers - wanted) ** 2, axis=0, weights=weights)
-        variance = np.average((wanted - mean) ** 2, axis=0, weights=weights)
-        return float(np.mean(1 - residual / variance))
+        return r2(answers, wanted, checked_weights(sample_weight, len(answers)))
 
     def __sklearn_tags__(self) -> Any:
         """See the base."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Self, final
@@ -36,8 +36,17 @@ class Examples:
     targets: Targets
 
     @classmethod
-    def checked(cls, network: Network, rows: Array | Mapping[str, Array], targets: Targets) -> Self:
+    def checked(
+        cls,
+        network: Network,
+        rows: Array | Mapping[str, Array],
+        targets: Targets,
+        *,
+        is_part: bool = False,
+    ) -> Self:
         """What fits the network, or an error that says what does not.
+
+        Of rows that are a part of more, as ``is_part`` says, the weights may all be 0.
 
         Raises:
             DataError: no rows, lengths that disagree, NaN or infinity, labels out of range,
@@ -54,6 +63,8 @@ class Examples:
         }
         named = targets if isinstance(targets, Mapping) else {LABELS: targets}
         ready = {name: _ready_target(network, name, target) for name, target in named.items()}
+        if WEIGHTS in ready and not is_part:
+            require_some_weight([ready[WEIGHTS]])
         lengths = {name: len(array) for name, array in {**inputs, **ready}.items()}
         if len(set(lengths.values())) != 1:
             raise DataError(f"rows and targets must be equally many, got {lengths}")
@@ -97,6 +108,17 @@ def require_several_classes(labels: Array, class_labels: tuple[str, ...] | None)
         raise DataError(f"every row has class {first}{named}: there is nothing to tell apart")
 
 
+def require_some_weight(weights: Iterable[Array]) -> None:
+    """Refuses weights of rows, in blocks, that are all 0: nothing would count.
+
+    Raises:
+        DataError: none is above 0, though there are some.
+    """
+    largest = max((float(block.max()) for block in weights if block.size), default=1.0)
+    if not largest > 0:
+        raise DataError("the weights of all rows are 0, expected one above")
+
+
 def _gather(array: Array, indices: Indices, buffers: Workspace, key: str) -> Array:
     out = buffers.empty(key, (len(indices), *array.shape[1:]), array.dtype)
     # mode="clip" writes straight into `out`; the default would gather into a copy first.
@@ -135,11 +157,9 @@ def _ready_weights(weights: Array, dtype: np.dtype[np.generic]) -> Array:
     ready = _ready(f"target {WEIGHTS!r}", weights, dtype).astype(dtype, copy=False)
     if ready.ndim != 1:
         raise DataError(f"weights have shape {ready.shape}, expected one a row, (rows,)")
-    if ready.size and not (ready.min() >= 0 and ready.max() > 0):
-        raise DataError(
-            f"weights lie in {ready.min():g} to {ready.max():g}, expected none below 0 and one "
-            "above"
-        )
+    if ready.size and not ready.min() >= 0:
+        row = int(np.argmin(ready))
+        raise DataError(f"row {row} has weight {ready[row]:g}, expected none below 0")
     return ready
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hlserve.errors import ConfigError
-from hlserve.nn.layer import Layer, Shape
+from hlserve.nn.layer import Layer, MaskKind, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +68,29 @@ def values_with_params_upstream(nodes: Iterable[Node]) -> frozenset[str]:
         if is_trained or any(i in learns for i in node.inputs):
             learns.add(node.name)
     return frozenset(learns)
+
+
+def id_bounds(inputs: Iterable[Input], nodes: Iterable[Node]) -> dict[str, int]:
+    """For every input of ids: what they must lie below to be known to every layer that reads it."""
+    bounds = {
+        entry.name: [
+            node.layer.n_ids
+            for node in nodes
+            if entry.name in node.inputs and node.layer.n_ids is not None
+        ]
+        for entry in inputs
+        if entry.dtype == "int64"
+    }
+    return {name: min(known) for name, known in bounds.items() if known}
+
+
+def masks(inputs: Iterable[Input], nodes: Iterable[Node]) -> dict[str, MaskKind]:
+    """The inputs that a layer reads as a mask: a prefix where any of them needs one."""
+    found: dict[str, MaskKind] = {}
+    for entry in inputs:
+        kinds = [node.layer.second_input for node in nodes if node.inputs[1:2] == (entry.name,)]
+        if "prefix mask" in kinds:
+            found[entry.name] = "prefix mask"
+        elif "mask" in kinds:
+            found[entry.name] = "mask"
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -10,7 +11,7 @@ from hlserve.errors import ModelFileError
 
 SCHEMA_VERSION = 1
 
-Ending = Literal["all epochs", "no improvement", "stopped", "interrupted", "terminated"]
+Ending = Literal["all epochs", "no improvement", "stopped", "interrupted", "terminated", "diverged"]
 
 
 class EpochRecord(msgspec.Struct, frozen=True):
@@ -20,7 +21,8 @@ class EpochRecord(msgspec.Struct, frozen=True):
         epoch: counted from 1.
         train_loss: mean over the epoch's rows while they were trained on, dropout and all.
         validation_loss: over the validation rows after the epoch; None without them.
-        validation_metric: the same for the history's metric; None where there is none.
+        validation_metric: the same for the history's metric; None where there is none, NaN where
+            it is not defined, such as the ROC-AUC of rows of one class.
         learning_rate: that of the epoch's last step.
         seconds: wall time with validation.
     """
@@ -42,7 +44,7 @@ class History(msgspec.Struct):
         best_epoch: the epoch whose weights the network holds; None where nothing was
             validated, and the weights are the last.
         ending: why it stopped; "stopped" is by a callback, "interrupted" by Ctrl-C,
-            "terminated" by SIGTERM.
+            "terminated" by SIGTERM; "diverged" when the loss was no number any more.
     """
 
     metric: str | None = None
@@ -50,6 +52,17 @@ class History(msgspec.Struct):
     best_epoch: int | None = None
     ending: Ending = "all epochs"
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        # JSON has no NaN and holds null instead. A metric that was measured tells it from none.
+        self.epochs = [
+            msgspec.structs.replace(record, validation_metric=math.nan)
+            if self.metric is not None
+            and record.validation_loss is not None
+            and record.validation_metric is None
+            else record
+            for record in self.epochs
+        ]
 
     @property
     def is_interrupted(self) -> bool:

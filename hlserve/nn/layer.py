@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
 Shape = tuple[int, ...]
+
+# Rows of 0 and 1, one number a step; of a prefix the ones come first.
+MaskKind = Literal["mask", "prefix mask"]
 
 
 class Backward(Protocol):
@@ -41,6 +44,7 @@ class Layer(ABC):
 
     takes_raw: ClassVar[bool] = False  # accepts inputs of any number type, such as uint8 pixels
     takes_missing: ClassVar[bool] = False  # accepts NaN, and knows what to do with it
+    second_input: ClassVar[MaskKind | None] = None  # what it is where a layer reads two; or data
     output_dtype: ClassVar[str] = "float32"  # of what the exported operators give; or "int64"
 
     @abstractmethod

@@ -19,11 +19,11 @@ from hlserve.errors import ConfigError, DataError
 from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph import Input as Input
 from hlserve.nn.graph import Node as Node
-from hlserve.nn.graph import infer_shapes, values_with_params_upstream
+from hlserve.nn.graph import id_bounds, infer_shapes, masks, values_with_params_upstream
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer
 from hlserve.nn.param import Array, Param, QParams
-from hlserve.nn.rows import fit_rows, require_ids
+from hlserve.nn.rows import fit_rows, require_ids, require_mask
 from hlserve.nn.workspace import Workspace
 
 Task = Literal["classification", "multilabel", "regression"]
@@ -75,7 +75,8 @@ class Network:
         self.class_labels = None if class_labels is None else tuple(class_labels)
         self.activation_qparams: dict[str, QParams] = {}
         self.shapes = infer_shapes(self.inputs, self.nodes, self.outputs)
-        self._n_ids = _n_ids(self.inputs, self.nodes)
+        self._n_ids = id_bounds(self.inputs, self.nodes)
+        self._masks = masks(self.inputs, self.nodes)
         self._learns = values_with_params_upstream(self.nodes)
         self._place_params(np.float32)
 
@@ -224,8 +225,21 @@ class Network:
         """Rows by input name, each reshaped to its input where the element counts agree.
 
         Raises:
-            DataError: an input is missing or unknown, a row has the wrong size, or an id is
-                out of the range that the layer reading it knows.
+            DataError: an input is missing or unknown, a row has the wrong size, an id is out of
+                the range that the layer reading it knows, or a mask is none.
+        """
+        fitting = self.fitting_rows(rows)
+        for name, n_ids in self._n_ids.items():
+            require_ids(name, fitting[name], n_ids)
+        for name, kind in self._masks.items():
+            require_mask(name, fitting[name], is_prefix=kind == "prefix mask")
+        return fitting
+
+    def fitting_rows(self, rows: Array | Mapping[str, Array]) -> dict[str, Array]:
+        """``named_rows`` whose values are still to be looked at; reads none of them.
+
+        Raises:
+            DataError: an input is missing or unknown, or a row has the wrong size.
         """
         arrays = dict(rows) if isinstance(rows, Mapping) else {self.inputs[0].name: rows}
         wanted = {i.name: i.shape for i in self.inputs}
@@ -233,10 +247,7 @@ class Network:
             arrays = dict(zip(wanted, arrays.values(), strict=True))
         if arrays.keys() != wanted.keys():
             raise DataError(f"the network takes {sorted(wanted)}, got {sorted(arrays)}")
-        fitting = {name: fit_rows(name, arrays[name], shape) for name, shape in wanted.items()}
-        for name, n_ids in self._n_ids.items():
-            require_ids(name, fitting[name], n_ids)
-        return fitting
+        return {name: fit_rows(name, arrays[name], shape) for name, shape in wanted.items()}
 
     def takes_missing(self, name: str) -> bool:
         """Whether NaN is a value of this input: all that read it know what to do with it."""
@@ -366,20 +377,6 @@ def sequential(
     if not nodes:
         raise ConfigError("a network needs at least one layer")
     return Network([entry], nodes, {output: nodes[-1].name}, task=task, class_labels=class_labels)
-
-
-def _n_ids(inputs: Iterable[Input], nodes: Iterable[Node]) -> dict[str, int]:
-    """For every input of ids: what they must lie below to be known to every layer that reads it."""
-    bounds = {
-        entry.name: [
-            node.layer.n_ids
-            for node in nodes
-            if entry.name in node.inputs and node.layer.n_ids is not None
-        ]
-        for entry in inputs
-        if entry.dtype == "int64"
-    }
-    return {name: min(known) for name, known in bounds.items() if known}
 
 
 def _flatten(params: Iterable[Param], dtype: DTypeLike) -> tuple[Array, Array]:

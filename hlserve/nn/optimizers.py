@@ -21,7 +21,9 @@ BLOCK = 65_536
 # them takes a slow path of the processor. What is flushed moves no parameter.
 FLUSH_EVERY = 100
 FLUSH_BELOW = 1e-25
-FLUSH_SQUARE_BELOW = 1e-36  # of squares, whose roots still count where epsilon is tiny
+# Of squares, whose roots still count where epsilon is tiny; far enough above the smallest normal
+# float32, 1.2e-38, that what decays by 0.96 a step or slower is flushed ahead of it.
+FLUSH_SQUARE_BELOW = 1e-36
 
 
 class Optimizer(ABC):
@@ -171,6 +173,8 @@ class AdamW(Optimizer):
             p -= t
             if self._steps % FLUSH_EVERY == 0:
                 _flush(m, t)
+                # Only where the mean is 0 already: over a lost square it could be a huge step.
+                np.copyto(v, 0, where=(v < FLUSH_SQUARE_BELOW) & (m == 0))
 
     def state(self) -> dict[str, Array]:
         """See Optimizer."""

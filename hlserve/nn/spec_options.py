@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 from hlserve.errors import ConfigError
 from hlserve.nn.layer import Layer
-from hlserve.nn.layers import LAYERS, ReLU
+from hlserve.nn.layers import GELU, LeakyReLU, ReLU, SiLU, Tanh
 
-# An activation's word is its class's name without capitals; those count that there are.
-_CLASSES: dict[str, Callable[[], Layer]] = {
-    kind.__name__.lower(): cast(Callable[[], Layer], kind)
-    for kind in LAYERS
-    if kind.__name__ in ("GELU", "LeakyReLU", "ReLU", "SiLU", "Tanh")
-}
-ACTIVATIONS = tuple(_CLASSES)
+_CLASSES = (GELU, LeakyReLU, ReLU, SiLU, Tanh)
+ACTIVATIONS = tuple(kind.__name__.lower() for kind in _CLASSES)  # the word of each
 _DROPOUT = "dropout="
 
 
@@ -41,7 +35,7 @@ class SpecOptions:
 
     def in_place_of(self, layer: Layer) -> Layer:
         """The activation for a ReLU, any other layer as it is."""
-        return _CLASSES[self.activation]() if isinstance(layer, ReLU) else layer
+        return _CLASSES[ACTIVATIONS.index(self.activation)]() if isinstance(layer, ReLU) else layer
 
 
 def split_options(spec: str) -> tuple[str, SpecOptions]:

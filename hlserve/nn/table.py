@@ -15,7 +15,10 @@ from hlserve.nn.param import Array
 
 
 def table_preprocessing(
-    rows: Array, categories: Mapping[int, Sequence[int]] | None = None
+    rows: Array,
+    categories: Mapping[int, Sequence[int]] | None = None,
+    *,
+    will_have_gaps: bool = False,
 ) -> list[Layer]:
     """Layers that turn raw columns into standardized numbers without gaps.
 
@@ -27,6 +30,7 @@ def table_preprocessing(
     Args:
         rows: (rows, columns), the training rows alone, NaN where a value is missing.
         categories: for the columns that hold categories, the whole numbers that stand for them.
+        will_have_gaps: whether gaps are to be filled though these rows have none.
 
     Raises:
         DataError: the rows are no table, or a column has a category that is not named.
@@ -39,7 +43,7 @@ def table_preprocessing(
     is_missing = np.isnan(values)
     gaps = [int(column) for column in np.flatnonzero(is_missing.any(axis=0))]
     layers: list[Layer] = []
-    if gaps or named:
+    if gaps or named or will_have_gaps:
         layers.append(_impute(values, named, [c for c in gaps if c not in named]))
     width = values.shape[1] + len(gaps) - len(named.keys() & set(gaps))
     if named:

@@ -34,12 +34,14 @@ from hlserve.nn.training_settings import (
     Gradients,
     StateFile,
     StopTraining,
+    TrainingDivergedError,
     Weighting,
 )
 from hlserve.nn.training_settings import EarlyStopping as EarlyStopping
 from hlserve.nn.training_state import (
     read_state,
     require_same_run,
+    require_writable,
     told,
     told_network,
     told_rows,
@@ -118,8 +120,8 @@ def fit(
         DataError: rows or targets cannot be trained on.
         ConfigError: a setting makes no sense, or the state file is another run's.
         ModelFileError: the state file cannot be read or written.
-        DivergenceError: the loss became NaN or infinite; the network holds the best epoch's
-            weights if there is one.
+        TrainingDivergedError: the loss became NaN or infinite; the network holds the best
+            epoch's weights if there is one, and the error the history.
     """
     share = None if isinstance(validation, tuple) else validation
     _require_settings(network, epochs, batch_size, augment)
@@ -150,6 +152,7 @@ def fit(
     run = TrainingRun(network, divided.source, divided.held_out, objective, plan)
     keeper = _Keeper(run, state_file)
     if state_file is not None:
+        require_writable(Path(state_file.path))
         keeper.fingerprint = {
             "early stopping": told(early_stopping),
             "validation": told(share),
@@ -160,10 +163,13 @@ def fit(
     with closing(run), bar, threadpool_limits(limits=blas_threads, user_api="blas"):
         keeper.resume(bar)
         try:
-            ending = _Loop(run, keeper, early_stopping, callbacks).train(bar)
+            run.history.ending = _Loop(run, keeper, early_stopping, callbacks).train(bar)
+        except DivergenceError as error:
+            run.history.ending = "diverged"
+            raise TrainingDivergedError(str(error), run.history) from error
         finally:
             run.best.restore()
-    run.history.ending, run.history.best_epoch = ending, run.best.epoch
+            run.history.best_epoch = run.best.epoch
     return run.history
 
 
@@ -193,12 +199,12 @@ class _Loop:
         except KeyboardInterrupt:
             ending = "interrupted"
         except DivergenceError:
-            self._keeper.remove()  # from there on it would only diverge again
+            self._keeper.end()  # from there on it would only diverge again
             raise
         if ending in ("interrupted", "terminated"):
             self._keeper.write()
         else:
-            self._keeper.remove()
+            self._keeper.end()
         return ending
 
     def _epochs(self, bar: tqdm[Never], interruption: Interruption) -> Ending:
@@ -277,10 +283,10 @@ class _Keeper:
             write_state(Path(self._state_file.path), *self._run.state(self.fingerprint))
             self._written = time.monotonic()
 
-    def remove(self) -> None:
-        """Removes the file: the training has ended."""
-        if self._state_file is not None:
-            Path(self._state_file.path).unlink(missing_ok=True)
+    def end(self) -> None:
+        """Removes the file, unless the caller wants to: the training has ended."""
+        if self._state_file is not None and not self._state_file.keep:
+            self._state_file.remove()
 
 
 def _named(signal_number: int) -> Ending:
@@ -310,7 +316,10 @@ def _fingerprint(
 
 
 # What of the plan makes a run another one.
-_PLANNED = ("epochs", "batch_size", "seed", "gradients", "augment", "class_weight", "metric")
+_PLANNED = (
+    *("epochs", "batch_size", "seed", "gradients", "augment", "class_weight", "metric"),
+    "is_ranked_by_metric",
+)
 
 
 def _require_settings(

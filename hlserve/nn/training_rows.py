@@ -12,13 +12,13 @@ import numpy as np
 from hlserve.errors import DataError
 from hlserve.nn.batches import Batch, BatchSource, MemoryBatches
 from hlserve.nn.evaluation import Part, Rows
-from hlserve.nn.examples import Examples, require_several_classes
-from hlserve.nn.losses import LABELS, Targets
+from hlserve.nn.examples import Examples, require_several_classes, require_some_weight
+from hlserve.nn.losses import LABELS, WEIGHTS, Targets
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 from hlserve.nn.split import Indices, validation_split
 from hlserve.nn.streaming import StreamBatches, block_rows
-from hlserve.row_blocks import RowReader, is_mapped
+from hlserve.row_blocks import RowReader, is_mapped, row_blocks
 
 Validation = tuple[Rows, Targets] | float | None
 
@@ -52,9 +52,9 @@ class TrainingRows:
         Raises:
             DataError: see ``Examples.checked``; or all rows are of one class.
         """
-        arrays = network.named_rows(rows)
+        arrays = network.fitting_rows(rows)  # of a stream each block is looked at by itself
         if any(is_mapped(array) for array in arrays.values()):
-            return cls._streamed(network, arrays, targets, validation, seed)
+            return cls._streamed(network, arrays, _as_arrays(targets), validation, seed)
         examples = Examples.checked(network, arrays, targets)
         labels = examples.class_ids(network)
         if labels is not None:
@@ -86,6 +86,8 @@ class TrainingRows:
         walk = _Walk(network, inputs, targets, size)
         sample, counts = walk.check(kept)
         held_out = walk.examples(apart) if len(apart) else None
+        if WEIGHTS in named:
+            require_some_weight(block for _, block in row_blocks(named[WEIGHTS]))
         source = StreamBatches(inputs, targets, kept, size, Batch(sample.inputs, sample.targets))
         if counts is not None and np.count_nonzero(counts) == 1:
             require_several_classes(np.flatnonzero(counts), network.class_labels)
@@ -154,7 +156,7 @@ class _Walk:
         else:
             targets = _read(self._targets, first, last)
         try:
-            return Examples.checked(self._network, inputs, targets)
+            return Examples.checked(self._network, inputs, targets, is_part=True)
         except DataError as error:
             raise DataError(f"rows {first} to {last - 1}, counted from {first}: {error}") from error
 
@@ -212,6 +214,13 @@ def _row_bytes(arrays: Mapping[str, Array]) -> int:
 
 def _counts(network: Network, labels: Array) -> Array:
     return np.bincount(labels, minlength=network.shapes[network.logits_node][0])
+
+
+def _as_arrays(targets: Targets) -> Targets:
+    """Lists become arrays; memory maps stay such."""
+    if isinstance(targets, Mapping):
+        return {name: np.asanyarray(target) for name, target in targets.items()}
+    return np.asanyarray(targets)
 
 
 def _only(targets: Targets) -> Array:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from hlserve.errors import ConfigError, DivergenceError
 from hlserve.nn.batches import Batch, BatchSource, n_batches
+from hlserve.nn.best_epoch import Best
 from hlserve.nn.divergence import (
     ROWS_TO_NAME,
     first_layer_not_finite,
@@ -293,11 +294,10 @@ class TrainingRun:
             augmenting=generator_state(self._augmenting),
             dropping=tuple(generator_state(rng) for rng in self._shards.rngs),
             best_epoch=best.epoch,
-            best_rank=best.rank,
             history=self.history,
         )
         tensors = {"value": self.network.value, "statistics": self.network.statistics}
-        tensors |= prefixed("best", best.arrays)
+        tensors |= prefixed("best", best.state())
         tensors |= prefixed("optimizer", self._optimizer.state())
         if isinstance(self._schedule, AdaptiveSchedule):
             tensors |= prefixed("schedule", self._schedule.state())
@@ -312,7 +312,7 @@ class TrainingRun:
         self._optimizer.load_state(without_prefix("optimizer", tensors))
         if isinstance(self._schedule, AdaptiveSchedule):
             self._schedule.load_state(without_prefix("schedule", tensors))
-        self.best.load(progress.best_epoch, progress.best_rank, without_prefix("best", tensors))
+        self.best.load(progress.best_epoch, without_prefix("best", tensors))
         self.history = progress.history
         self.step = progress.step
         set_generator_state(self._shuffle, progress.shuffling)
@@ -328,57 +328,6 @@ class TrainingRun:
             progress.shuffling,
             self._schedule(max(0, self.step - 1), self.n_steps),
         )
-
-
-@final
-class Best:
-    """Remembers the weights of the best epoch.
-
-    Attributes:
-        epoch: the best one's number, or None.
-        rank: how good the metric is, 0 where epochs are ranked by loss alone; the loss below 0.
-        arrays: its "value" and "statistics"; empty before the first.
-    """
-
-    def __init__(self, network: Network, metric: Metric | None) -> None:
-        self.epoch: int | None = None
-        self.rank: tuple[float, float] | None = None
-        self.arrays: dict[str, Array] = {}
-        self._network = network
-        self._metric = metric
-
-    def offer(self, record: EpochRecord) -> None:
-        """Takes the network's weights if the record is the best so far."""
-        if record.validation_loss is None:
-            return
-        rank = (self._goodness(record.validation_metric), -record.validation_loss)
-        if self.rank is None or rank > self.rank:
-            self.rank, self.epoch = rank, record.epoch
-            network = self._network
-            self.arrays = {"value": network.value.copy(), "statistics": network.statistics.copy()}
-
-    def _goodness(self, value: float | None) -> float:
-        if self._metric is None or value is None:
-            return 0.0
-        if math.isnan(value):  # such as the ROC-AUC of rows of one class
-            return -math.inf
-        return value if self._metric.is_larger_better else -value
-
-    def load(
-        self, epoch: int | None, rank: tuple[float, float] | None, arrays: dict[str, Array]
-    ) -> None:
-        """Remembers what an earlier run found."""
-        self.epoch, self.rank, self.arrays = epoch, rank, arrays
-
-    def epochs_since(self, epoch: int) -> int:
-        """How many epochs have passed without a better one."""
-        return epoch - (self.epoch or 0)
-
-    def restore(self) -> None:
-        """Gives the network the best weights, if there are any."""
-        if self.arrays:
-            self._network.value[...] = self.arrays["value"]
-            self._network.statistics[...] = self.arrays["statistics"]
 
 
 def _generators(dropping: np.random.SeedSequence, n_shards: int) -> list[np.random.Generator]:

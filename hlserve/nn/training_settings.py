@@ -9,13 +9,25 @@ from typing import Literal, Protocol, final
 
 import numpy as np
 
-from hlserve.errors import ConfigError
-from hlserve.nn.history import EpochRecord
+from hlserve.errors import ConfigError, DivergenceError
+from hlserve.nn.history import EpochRecord, History
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
 
 Callback = Callable[[Network, EpochRecord], bool | None]
+
+
+class TrainingDivergedError(DivergenceError):
+    """The loss became NaN or infinite; the network holds the best epoch's weights, if any.
+
+    Attributes:
+        history: of the epochs that ended ahead of it.
+    """
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 class StopTraining(Exception):  # noqa: N818  # it is no error: a callback's word, as StopIteration
@@ -83,19 +95,27 @@ class Weighting:
 class StateFile:
     """Where a run keeps all that it needs to go on after an interruption.
 
-    Ctrl-C and SIGTERM write it; the end of the training removes it. A resumed run ends with the
+    Ctrl-C and SIGTERM write it; the end of the training removes it, unless its caller does so once
+    the result is safe. A resumed run ends with the
     weights of an uninterrupted one, bit for bit, on the same machine.
 
     Attributes:
         path: the file; safetensors.
         every_s: write it after so many seconds too, or after every "epoch".
         resume: go on from the file; False begins anew.
+        keep: leave what was written last where it is at the training's end too; ``remove`` it
+            once the network is saved.
     """
 
     path: str | Path
     every_s: float | Literal["epoch"] | None = None
     resume: bool = False
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.every_s, float | int) and not self.every_s > 0:
             raise ConfigError(f"StateFile: every_s is {self.every_s}, expected above 0")
+
+    def remove(self) -> None:
+        """Removes the file, if there is one: nothing is to go on from it any more."""
+        Path(self.path).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """What an interrupted training needs to go on bit-equal: one file, safetensors with JSON.
 
-Tensors: ``value``, ``statistics``, ``best.value``, ``best.statistics``, ``optimizer.<name>`` and
-``schedule.<name>``. The header's metadata holds a ``Progress`` under the key ``hlserve_training``.
+Tensors: ``value``, ``statistics``, ``best.value``, ``best.statistics``, ``best.rank``,
+``optimizer.<name>`` and ``schedule.<name>``. The header's metadata holds a ``Progress`` under the
+key ``hlserve_training``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -57,7 +59,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
             they hold integers of 128 bits.
         augmenting: the generator's state now.
         dropping: that of every shard's generator now.
-        best_rank: of the best epoch, or None.
+        best_epoch: its number, or None.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -73,8 +75,23 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     augmenting: str
     dropping: tuple[str, ...]
     best_epoch: int | None
-    best_rank: tuple[float, float] | None
     history: History
+
+
+def require_writable(path: Path) -> None:
+    """Finds out before the work that a state can be written there; leaves nothing behind.
+
+    Raises:
+        ModelFileError: it cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ModelFileError(
+            f"training state {path}: cannot be written there: {error.strerror}; make the folder "
+            "first, or name another"
+        ) from error
 
 
 def write_state(path: Path, progress: Progress, tensors: Mapping[str, Array]) -> None:

@@ -17,6 +17,7 @@ from hlserve.errors import DataError
 from hlserve.frontend import Table, from_json
 from hlserve.nn import checkpoint
 from hlserve.nn.layers import Impute, OneHot, Standardize
+from hlserve.nn.split import validation_split
 from hlserve.repository import read_metadata
 from tests.serving.running import running_server
 
@@ -272,3 +273,18 @@ def test_a_network_of_the_hearts_of_one_hospital_reads_those_of_the_others(
     words = ["--data", tmp_path / "sick.csv", "--target", "target", "--json"]
     assert hlserve("evaluate", tmp_path / "models" / "heart", *words) == 0
     assert json.loads(capsys.readouterr().out)["metric"] == "accuracy"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_single_gap_is_filled_wherever_the_split_puts_its_row(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    _, apart = validation_split(20, 0.5, seed=seed, labels=y)
+    x[apart[0], 1] = np.nan  # a row that is not trained on
+    np.savez(tmp_path / "rows.npz", x=x, y=y)
+    out = tmp_path / "net.safetensors"
+    words = ["--arch", "mlp:4", "--epochs", 1, "--seed", seed, "--validation", 0.5, "--out", out]
+    assert hlserve("train", "--data", tmp_path / "rows.npz", *words) == 0
+    assert isinstance(checkpoint.load(out).nodes[0].layer, Impute)

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 from hlserve.cli import cli, run
+from hlserve.cli.train import command
+from hlserve.cli.training import Settings, prepare
+from hlserve.cli.training import train as train_job
 from hlserve.cli.training_choices import (
     class_weight_of,
     make_augment,
@@ -24,7 +27,7 @@ from hlserve.cli.training_choices import (
     save_every_of,
     state_path,
 )
-from hlserve.errors import ConfigError
+from hlserve.errors import ConfigError, ModelFileError
 from hlserve.nn.augmentation import Augment
 from hlserve.nn.checkpoint import load, read_description
 from hlserve.nn.losses import CrossEntropy, Focal, Huber, MeanSquaredError, Quantile
@@ -224,3 +227,41 @@ def test_a_large_idx_set_is_streamed(tmp_path: Path, out: Path) -> None:
     assert told_to["validation"]["metric"] > 0.99
     assert 0 < told_to["validation"]["rows"] <= 0.11 * n
     assert 0 < told_to["train"]["rows"] < n
+
+
+def test_a_save_that_fails_leaves_the_state_to_go_on_from(out: Path) -> None:
+    words = ["--data", "digits", "--arch", "mlp:8", "--epochs", "2", "--save-every", "epoch"]
+    options = command.make_context("train", [*words, "--out", str(out)]).params
+    own = ("as_json", "report", "report_curve")
+    settings = Settings(**{name: v for name, v in options.items() if name not in own})
+    out.mkdir(parents=True)  # something is in the way all at once, as a full disk is
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        train_job(settings, prepare(settings))
+    assert state_path(out).exists()
+    out.rmdir()
+    assert train(*words, "--out", out, "--resume") == 0
+    assert not state_path(out).exists()
+    whole = out.with_name("whole.safetensors")
+    assert train(*words, "--out", whole) == 0
+    np.testing.assert_array_equal(load(out).value, load(whole).value)
+
+
+def test_a_training_that_diverges_late_saves_its_best_epoch(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=x, y=(x[:, 0] + x[:, 1]).astype(np.float32))
+    # One step an epoch: the error grows some two hundred times in each, and is finite at first.
+    words = ["--arch", "mlp:8", "--optimizer", "sgd", "--learning-rate", 100, "--epochs", 50]
+    words += ["--schedule", "constant", "--batch-size", 400, "--save-every", "epoch"]
+    assert train("--data", tmp_path / "rows.npz", *words, "--out", out) == 1
+    errors = capsys.readouterr().err
+    assert "the loss became" in errors
+    assert f"{out} holds the best epoch before that" in errors
+    history = read_description(out).history
+    assert history is not None
+    assert history.ending == "diverged"
+    assert history.best_epoch is not None
+    assert np.isfinite(load(out).value).all()
+    assert not state_path(out).exists()

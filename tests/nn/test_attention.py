@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from compress import export
 from hlserve.errors import ConfigError, DataError
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import (
@@ -141,6 +142,23 @@ def test_steps_that_are_masked_do_not_count() -> None:
     np.testing.assert_allclose(mean[:2], [x[0, :2].mean(axis=0), x[1, 0]], rtol=1e-12)
     np.testing.assert_array_equal(largest[:2], [x[0, :2].max(axis=0), x[1, 0]])
     np.testing.assert_array_equal(mean[2], 0)
+
+
+@pytest.mark.parametrize(
+    "layer", [MultiHeadAttention(2, 1), MeanOverTime(), MaxOverTime()], ids=lambda x: str(type(x))
+)
+def test_masks_of_steps_may_have_holes_but_no_other_numbers(layer: Layer) -> None:
+    network = Network(
+        [Input("x", (4, 2)), Input("mask", (4,), "int64")],
+        [Node("y", layer, ("x", "mask"))],
+        {"y": "y"},
+    )
+    x = np.random.default_rng(0).standard_normal((2, 4, 2), np.float32)
+    rows = {"x": x, "mask": np.array([[0, 1, 0, 1], [1, 1, 1, 0]])}
+    export.check_parity(network, export.to_onnx(network), rows)
+    rows["mask"][1, 2] = 3
+    with pytest.raises(DataError, match="'mask': row 1 holds 3, expected 1 for the steps"):
+        network.predict(rows)
 
 
 def test_of_equal_maxima_the_first_gets_the_gradient() -> None:

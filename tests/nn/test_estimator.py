@@ -107,6 +107,9 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert regressor.score(x, numbers) == pytest.approx(r2_score(numbers, predicted))
     expected = r2_score(numbers, predicted, sample_weight=weights)
     assert regressor.score(x, numbers, weights) == pytest.approx(expected)
+    constant = np.full_like(numbers, 0.1)
+    assert np.isnan(regressor.score(x, constant))
+    assert np.isnan(regressor.score(x, constant, weights))
 
 
 # ----- copies

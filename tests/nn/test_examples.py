@@ -75,8 +75,16 @@ LABELS = np.arange(N) % 3
         ("multilabel", LABELS, r"shape \(6,\), expected 0 or 1"),
         ("regression", ONES[:, :2], r"shape \(6, 2\), expected \(rows, 3\)"),
         ("regression", ONES[:, :, None], r"shape \(6, 3, 1\)"),
-        ("classification", {"labels": LABELS, "weights": np.zeros(N)}, "in 0 to 0, expected"),
-        ("classification", {"labels": LABELS, "weights": np.arange(N) - 1.0}, "in -1 to 4"),
+        (
+            "classification",
+            {"labels": LABELS, "weights": np.zeros(N)},
+            "of all rows are 0, expected one",
+        ),
+        (
+            "classification",
+            {"labels": LABELS, "weights": np.arange(N) - 1.0},
+            "row 0 has weight -1",
+        ),
         ("classification", {"labels": LABELS, "weights": np.ones((N, 1))}, "one a row"),
         (
             "classification",

@@ -244,6 +244,22 @@ def test_regression_metrics_equal_scikit_learns(shape: tuple[int, ...], dtype: t
 
 def test_r2_of_targets_that_do_not_vary_is_not_a_number() -> None:
     assert np.isnan(r2(np.zeros(3), np.ones(3)))
+    # 0.1 has no exact float, so their mean is another number; nor has 0.3, summed or as it is.
+    for constant in (np.full(1000, 0.1), np.full((777, 2), 1e9 / 3), np.array([0.1 + 0.2, 0.3])):
+        assert np.isnan(r2(np.zeros_like(constant), constant))
+        weights = np.arange(len(constant), dtype=np.float64)
+        assert np.isnan(r2(np.zeros_like(constant), constant, weights))
+    weights = np.array([1.0, 1.0, 0.0])
+    assert np.isnan(r2(np.zeros(3), np.array([5.0, 5.0, 6.0]), weights))  # the 6 does not count
+
+
+def test_r2_of_small_differences_from_a_large_mean_is_that_of_the_differences() -> None:
+    moved = rng().normal(size=ROWS)
+    predictions = moved + rng().normal(size=ROWS)
+    large = 2.0**40  # leaves the differences 12 bits behind the point
+    ours = r2(np.round(predictions * 256) / 256 + large, np.round(moved * 256) / 256 + large)
+    expected = r2(np.round(predictions * 256) / 256, np.round(moved * 256) / 256)
+    assert ours == pytest.approx(expected, rel=1e-12)
 
 
 # ----- what is refused

@@ -193,6 +193,22 @@ def test_squares_of_dead_units_do_not_stay_denormal() -> None:
     assert optimizer.state()["velocity"][0] == 0.0
 
 
+def test_squares_of_dead_units_are_flushed_by_adamw_where_the_mean_is_gone() -> None:
+    optimizer, value = AdamW(0.1, betas=(0.5, 0.8), epsilon=1e-30), np.ones(4, np.float32)
+    optimizer.step(value, np.array([1e-15, 1e10, 0.0, 1e-15], np.float32))
+    for _ in range(FLUSH_EVERY - 2):
+        optimizer.step(value, np.zeros(4, np.float32))
+    before = value.copy()
+    optimizer.step(value, np.array([0, 0, 0, 1e-20], np.float32))
+    state = optimizer.state()
+    assert state["square"][0] == state["square"][2] == 0.0  # 1e-30 came to 3e-40
+    assert state["square"][1] > FLUSH_SQUARE_BELOW
+    # The last one lives: over a square of 0 its mean would be a step of 1e10 in the next step.
+    assert 0.0 < state["square"][3] < FLUSH_SQUARE_BELOW
+    optimizer.step(value, np.zeros(4, np.float32))
+    assert np.abs(value - before).max() < 1.0
+
+
 def test_an_optimizer_refuses_a_second_network() -> None:
     optimizer = AdamW()
     optimizer.step(np.zeros(3, np.float32), np.zeros(3, np.float32))

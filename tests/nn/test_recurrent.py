@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from compress import export
-from hlserve.errors import ConfigError
+from hlserve.errors import ConfigError, DataError
 from hlserve.nn import fit
 from hlserve.nn.architectures import build, build_for
 from hlserve.nn.gradcheck import check_gradients
 from hlserve.nn.layers import GRU, LSTM, RNN, Linear, PaddingMask, Reshape, Softmax
 from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.param import Array
+from hlserve.nn.rows import require_mask
 from hlserve.nn.workspace import Workspace
 
 KINDS = [LSTM, GRU, RNN]
@@ -69,6 +70,48 @@ def test_an_empty_sequence_has_zero_states_in_onnx_runtime_too(
     rows = {"x": x, "mask": mask}
     assert not network.predict(rows)["y"][0].any()
     export.check_parity(network, export.to_onnx(network), rows)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([0, 0, 1, 1, 1], "'mask': row 1 has a 1 behind a 0, at step 2, .*pad sequences at their"),
+        ([1, 0, 1, 0, 0], "'mask': row 1 has a 1 behind a 0, at step 2, .*leave no step out"),
+        ([2, 1, 0, 0, 0], "'mask': row 1 holds 2, expected 1 for the steps"),
+        ([1, -1, 0, 0, 0], "'mask': row 1 holds -1, expected 1 for the steps"),
+        ([1.0, 0.5, 0, 0, 0], "'mask': dtype is float64, expected a mask of integers"),
+    ],
+    ids=["padded in front", "holes", "twos", "below 0", "numbers"],
+)
+def test_what_is_no_prefix_is_refused_since_onnx_knows_lengths_alone(
+    kind: type[Any], mask: list[float], message: str
+) -> None:
+    network = masked(kind, last_only=True)
+    rows = {"x": np.zeros((3, 5, 3), np.float32), "mask": np.array([[1, 1, 0, 0, 0], mask, mask])}
+    for answer in (network.predict, network.forward):
+        with pytest.raises(DataError, match=message):
+            answer(rows)  # type: ignore[operator]
+    whole = {"x": rows["x"], "mask": np.array([[1, 1, 1, 0, 0]] * 3, np.bool_)}
+    assert np.isfinite(network.predict(whole)["y"]).all()
+
+
+def test_the_row_that_is_no_prefix_is_the_first_that_a_loop_over_its_steps_finds() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        mask = rng.integers(0, 2, rng.integers(1, 6, 2))
+        found = [
+            (row, step)
+            for row, steps in enumerate(mask.tolist())
+            for step in range(1, len(steps))
+            if steps[step] > steps[step - 1]
+        ]
+        if not found:
+            require_mask("mask", mask, is_prefix=True)
+            continue
+        row, step = found[0]
+        with pytest.raises(DataError, match=f"row {row} has a 1 behind a 0, at step {step},"):
+            require_mask("mask", mask, is_prefix=True)
 
 
 @every_kind

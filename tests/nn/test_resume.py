@@ -10,9 +10,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hlserve.errors import ConfigError, DivergenceError, ModelFileError, SchemaVersionError
+from hlserve.nn.architectures import build
 from hlserve.nn.augmentation import Augment
-from hlserve.nn.history import History
-from hlserve.nn.layers import Conv2d, Dropout, Flatten, Linear, ReLU
+from hlserve.nn.history import EpochRecord, History
+from hlserve.nn.layer import Layer
+from hlserve.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from hlserve.nn.losses import CrossEntropy, Targets
 from hlserve.nn.network import Input, Network, sequential
 from hlserve.nn.optimizers import SGD, AdamW, RMSprop
@@ -20,7 +22,13 @@ from hlserve.nn.param import Array
 from hlserve.nn.schedules import Cosine, Plateau
 from hlserve.nn.sharding import n_shards
 from hlserve.nn.trainer import fit
-from hlserve.nn.training_settings import EarlyStopping, Gradients, StateFile, Weighting
+from hlserve.nn.training_settings import (
+    EarlyStopping,
+    Gradients,
+    StateFile,
+    TrainingDivergedError,
+    Weighting,
+)
 from hlserve.nn.training_state import METADATA_KEY, read_state, write_state
 from tests.nn.centring import Centring
 
@@ -133,20 +141,44 @@ def test_a_run_may_be_interrupted_again_and_again(path: Path) -> None:
     np.testing.assert_array_equal(resumed.value, network.value)
 
 
-def test_a_run_in_two_threads_resumes_bit_equal(path: Path) -> None:
-    def convolutional(seed: int) -> Network:
-        layers = [Conv2d(1, 3, 3), Flatten(), Dropout(0.2), Linear(48, 2), Centring(2)]
-        network = sequential(layers, Input("image", (1, 6, 6)), task="classification")
-        return network.initialize(np.random.default_rng(seed))
+def convolutional(seed: int, *layers: Layer) -> Network:
+    network = sequential(layers, Input("image", (1, 6, 6)), task="classification")
+    return network.initialize(np.random.default_rng(seed))
 
+
+def masked(seed: int) -> Network:
+    network = convolutional(seed, Conv2d(1, 4, 3), Flatten(), Linear(64, 2))
+    for param in network.params().values():
+        param.mask = (np.arange(param.value.size) % 2).reshape(param.value.shape).astype(np.float32)
+        param.value *= param.mask
+    return network
+
+
+TWO_THREADS: dict[str, Callable[[int], Network]] = {
+    "drawing and keeping": lambda seed: convolutional(
+        seed, Conv2d(1, 3, 3), Flatten(), Dropout(0.2), Linear(48, 2), Centring(2)
+    ),
+    "normalized": lambda seed: build(
+        "cnn:8/8", input_shape=(1, 6, 6), n_outputs=2, task="classification", seed=seed
+    ),
+    "fused": lambda seed: convolutional(
+        seed, Conv2d(1, 4, 3, padding=1), ReLU(), MaxPool2d(2), Flatten(), Linear(36, 2)
+    ),
+    "masked": masked,
+}
+
+
+@pytest.mark.parametrize("kind", TWO_THREADS)
+def test_a_run_in_two_threads_resumes_bit_equal(kind: str, path: Path) -> None:
+    make = TWO_THREADS[kind]
     arguments = {"batch_size": 32, "threads": 2, "optimizer": AdamW(0.01)}
-    whole, resumed = convolutional(0), convolutional(1)
+    whole, resumed = make(0), make(1)
     assert n_shards(whole, 2, 32) == 2
     run(whole, Interrupting(0), None, "AdamW, cosine", **arguments)
     # The signal comes to the main thread, whose loss is called once a step.
     arguments["optimizer"] = AdamW(0.01)
     loss = Interrupting(5, send(signal.SIGINT))
-    stopped = run(convolutional(0), loss, path, "AdamW, cosine", **arguments)
+    stopped = run(make(0), loss, path, "AdamW, cosine", **arguments)
     assert stopped.ending == "interrupted"
     assert len(read_state(path)[0].dropping) == 2
     arguments["optimizer"] = AdamW(0.01)
@@ -314,3 +346,90 @@ def test_a_damaged_or_newer_file_is_told(path: Path) -> None:
             "AdamW, cosine",
             state_file=StateFile(path, resume=True),
         )
+
+
+# ----- what JSON does not know
+
+
+def test_a_metric_that_is_not_defined_is_resumed_as_such(path: Path) -> None:
+    one_class = (PIXELS[:8], np.ones(8, np.int64))
+    arguments: dict[str, object] = {"metric": "roc auc", "validation": one_class}
+    network, resumed = network_of(), network_of(seed=9)
+    whole = run(network, Interrupting(0), None, "AdamW, cosine", **arguments)
+    assert all(np.isnan(record.validation_metric or 0.0) for record in whole.epochs)
+    loss = Interrupting(20, send(signal.SIGINT))
+    run(network_of(), loss, path, "AdamW, cosine", **arguments)
+    progress, tensors = read_state(path)
+    assert len(progress.history.epochs) == 2
+    assert tensors["best.rank"].tolist()[0] == -np.inf
+    again = StateFile(path, resume=True)
+    second = run(resumed, Interrupting(0), path, "AdamW, cosine", state_file=again, **arguments)
+    np.testing.assert_array_equal(resumed.value, network.value)
+    np.testing.assert_equal(same(second), same(whole))  # in which NaN equals NaN
+    assert second.best_epoch == whole.best_epoch
+    back = History.from_json(second.to_json())
+    np.testing.assert_equal(same(back), same(whole))
+
+
+def test_ranking_by_the_metric_makes_another_run(path: Path) -> None:
+    def numbers(metric: str | None, state_file: StateFile) -> History:
+        network = sequential(
+            [Flatten(), Linear(36, 1)], Input("image", (1, 6, 6)), task="regression"
+        )
+        return fit(
+            network,
+            PIXELS,
+            PIXELS.mean(axis=(1, 2, 3)),
+            metric=metric,
+            epochs=3,
+            state_file=state_file,
+            callbacks=[lambda network, record: signal.raise_signal(signal.SIGINT)],
+            progress=False,
+        )
+
+    assert numbers(None, StateFile(path)).ending == "interrupted"  # the absolute error, unranked
+    with pytest.raises(ConfigError, match="is_ranked_by_metric then: False; now: True"):
+        numbers("mean absolute error", StateFile(path, resume=True))
+
+
+# ----- where the file lies, and who removes it
+
+
+def test_a_folder_that_does_not_exist_is_told_before_the_first_step(tmp_path: Path) -> None:
+    network = network_of()
+    before = network.value.copy()
+    with pytest.raises(ModelFileError, match=r"cannot be written there: .*make the folder"):
+        run(network, Interrupting(0), tmp_path / "none" / "run.safetensors", "AdamW, cosine")
+    np.testing.assert_array_equal(network.value, before)
+
+
+def test_a_state_that_the_caller_keeps_outlives_the_training(path: Path) -> None:
+    network = network_of()
+    kept = StateFile(path, every_s="epoch", keep=True)
+    whole = run(network, Interrupting(0), path, "AdamW, cosine", state_file=kept)
+    assert whole.ending == "all epochs"
+    resumed = network_of(seed=9)  # what was trained is had again, as after a failed save
+    again = StateFile(path, resume=True, keep=True)
+    second = run(resumed, Interrupting(0), path, "AdamW, cosine", state_file=again)
+    np.testing.assert_array_equal(resumed.value, network.value)
+    assert same(second) == same(whole)
+    again.remove()
+    assert not path.exists()
+    again.remove()  # a second time does nothing
+
+
+def test_divergence_tells_the_epochs_before_it_and_leaves_the_best() -> None:
+    found: list[Array] = []
+
+    def spoil(network: Network, record: EpochRecord) -> None:
+        found.append(network.value.copy())
+        if record.epoch == 2:
+            network.value[...] = np.inf
+
+    network = network_of()
+    with pytest.raises(TrainingDivergedError, match="epoch 3, step 13: the loss became") as raised:
+        run(network, Interrupting(0), None, "AdamW, cosine", callbacks=[spoil])
+    history = raised.value.history
+    assert (len(history.epochs), history.ending) == (2, "diverged")
+    assert history.best_epoch is not None
+    np.testing.assert_array_equal(network.value, found[history.best_epoch - 1])

@@ -1,6 +1,7 @@
 """Half a batch a thread gives what one thread gives."""
 
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -123,13 +124,51 @@ def with_everything() -> Network:
     return network.initialize(np.random.default_rng(0))
 
 
-def test_two_threads_repeat_bit_for_bit() -> None:
-    networks = [with_everything() for _ in range(3)]
+def normalized() -> Network:
+    return build("cnn:8/8", input_shape=(1, 12, 12), n_outputs=10, task="classification")
+
+
+@pytest.mark.parametrize("make", [with_everything, normalized, lenet])
+def test_two_threads_repeat_bit_for_bit(make: Callable[[], Network]) -> None:
+    networks = [make() for _ in range(3)]
     assert n_shards(networks[0], 2, 64) == 2
     values = [trained(network, 2, optimizer=AdamW(0.01)) for network in networks]
     np.testing.assert_array_equal(values[0], values[1])
     np.testing.assert_array_equal(values[0], values[2])
     np.testing.assert_array_equal(networks[0].statistics, networks[1].statistics)
+
+
+def test_normalization_by_half_a_batch_keeps_the_mean_of_the_halves() -> None:
+    network = normalized()
+    rows, targets = IMAGES[:64], LABELS[:64]
+    halves = []
+    for half in (slice(0, 32), slice(32, 64)):
+        alone = network.copy()
+        alone.forward(rows[half], training=True, until=alone.logits_node)
+        halves.append(alone.statistics)
+    shards = Shards(network, CrossEntropy(), [np.random.default_rng(0)] * 2)
+    shards.add_gradients([Batch({"input": rows}, targets)])
+    shards.close()
+    assert network.statistics.size
+    # A mean of two float32 numbers, in another order of roundings; the fused chain pools first.
+    np.testing.assert_allclose(network.statistics, np.mean(halves, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_masked_weights_stay_zero_in_two_threads_and_the_others_learn() -> None:
+    one, several = lenet(), lenet()
+    for network in (one, several):
+        for param in network.params().values():
+            position = np.arange(param.value.size).reshape(param.value.shape)
+            param.mask = (position % 11 % 3 > 0).astype(np.float32)  # no whole row or column
+            param.value *= param.mask
+    before = several.value.copy()
+    assert n_shards(several, 2, 64) == 2
+    trained(one, 1)
+    trained(several, 2)
+    masks = np.concatenate([p.mask.ravel() for p in several.params().values()])  # type: ignore[union-attr]  # set above
+    assert not several.value[masks == 0].any()
+    assert np.mean(several.value[masks == 1] != before[masks == 1]) > 0.5
+    np.testing.assert_allclose(several.value, one.value, rtol=1e-3, atol=2e-5)  # as above
 
 
 def test_statistics_are_the_shards_mean() -> None:

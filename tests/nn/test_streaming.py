@@ -14,8 +14,9 @@ from hlserve.errors import DataError
 from hlserve.nn.architectures import build
 from hlserve.nn.batches import Batch
 from hlserve.nn.evaluation import evaluate
+from hlserve.nn.layers import Embedding, Flatten, Linear
 from hlserve.nn.losses import CrossEntropy, Targets
-from hlserve.nn.network import Network
+from hlserve.nn.network import Input, Network, sequential
 from hlserve.nn.optimizers import AdamW
 from hlserve.nn.param import Array
 from hlserve.nn.streaming import StreamBatches
@@ -190,6 +191,52 @@ def test_what_is_wrong_in_a_file_is_told_with_its_rows(tmp_path: Path) -> None:
         fit(_network(), mapped(tmp_path / "x.npy", x), np.ones_like(y), progress=False)
     with pytest.raises(DataError, match=r"validation share is 1\.5"):
         fit(_network(), mapped(tmp_path / "x.npy", x), y % 3, validation=1.5, progress=False)
+
+
+def test_weights_of_a_file_are_judged_over_all_of_its_rows(tmp_path: Path) -> None:
+    x, y = _clusters(1000)
+    rows = mapped(tmp_path / "x.npy", x)
+    weights = np.zeros(1000)
+    weights[500:] = 1.0  # whole blocks of rows that do not count
+    wanted = Weighting(sample_weight=weights)
+    history = fit(_network(), rows, y, weighting=wanted, epochs=1, progress=False)
+    assert np.isfinite(history.epochs[0].train_loss)
+    for wrong, message in ((np.zeros(1000), "of all rows are 0"), (weights - 0.5, "weight -0.5")):
+        with pytest.raises(DataError, match=message):
+            fit(_network(), rows, y, weighting=Weighting(sample_weight=wrong), progress=False)
+
+
+def test_targets_of_mapped_rows_may_be_a_list(tmp_path: Path) -> None:
+    x, y = _clusters(400)
+    rows, networks = mapped(tmp_path / "x.npy", x), [_network(), _network()]
+    for network, labels in zip(networks, (y, y.tolist()), strict=True):
+        fit(network, rows, labels, epochs=1, progress=False)
+    np.testing.assert_array_equal(networks[0].value, networks[1].value)
+
+
+def test_ids_in_a_file_are_checked_without_its_map(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 50, (2**17, 8))  # 8 MB
+    labels = np.arange(len(ids)) % 2
+    layers = [Embedding(50, 2), Flatten(), Linear(16, 2)]
+    network = sequential(layers, Input("ids", (8,), "int64"), task="classification")
+    rows = mapped(tmp_path / "ids.npy", ids)
+    TrainingRows.checked(network, rows, labels, 0.1, seed=0)
+    network.predict(rows[:1])
+    # A page that was looked at counts as this process's; those around it come along.
+    assert _mapped_kb(tmp_path / "ids.npy") <= 1024
+    ids[70_000, 3] = 50
+    wrong = mapped(tmp_path / "wrong.npy", ids)
+    with pytest.raises(DataError, match="holds id 50, expected 0 to 49"):
+        TrainingRows.checked(network, wrong, labels, 0.1, seed=0)
+    with pytest.raises(DataError, match="row 70000 holds id 50"):
+        network.predict(wrong)
+
+
+def _mapped_kb(path: Path) -> int:
+    """How much of a mapped file counts as this process's memory."""
+    _, _, behind = Path("/proc/self/smaps").read_text().partition(f"{path}\n")
+    (line,) = (s for s in behind.splitlines()[:10] if s.startswith("Rss:"))
+    return int(line.split()[1])
 
 
 PROGRAM = """

@@ -140,3 +140,19 @@ def test_gaps_in_rows_that_are_no_table_are_told(tmp_path: Path) -> None:
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     with pytest.raises(DataError, match=r"missing values .* but are streamed from their file"):
         build_for("mlp:4", mapped, labels, task="classification")
+
+
+def test_gaps_that_other_rows_have_are_filled_with_the_medians_of_these() -> None:
+    rows, labels = table()
+    whole = rows[~np.isnan(rows).any(axis=1)]
+    classes = labels[: len(whole)]
+    network = build_for("mlp:8", whole, classes, task="classification", will_have_gaps=True)
+    assert isinstance(network.nodes[0].layer, Impute)
+    gap = whole[:1].copy()
+    gap[0, 1] = np.nan
+    filled = gap.copy()
+    filled[0, 1] = np.median(whole[:, 1])
+    answers = [network.predict(some)["probabilities"] for some in (gap, filled)]
+    np.testing.assert_array_equal(*answers)
+    plain = build_for("mlp:8", whole, classes, task="classification")
+    assert isinstance(plain.nodes[0].layer, Standardize)

@@ -23,7 +23,7 @@ from hlserve.nn.param import Array
 from hlserve.nn.preprocessing import Scale, Standardize
 from hlserve.nn.spec_options import SpecOptions, split_options
 from hlserve.nn.table import table_preprocessing
-from hlserve.row_blocks import is_mapped, row_blocks
+from hlserve.row_blocks import has_gaps, is_mapped, row_blocks
 
 FAMILIES: tuple[Family, ...] = (
     MLP,
@@ -131,6 +131,7 @@ def build_for(
     n_ids: int | None = None,
     has_mask: bool = False,
     categories: Mapping[int, Sequence[int]] | None = None,
+    will_have_gaps: bool = False,
     seed: int = 0,
 ) -> Network:
     """``build`` with what the training rows tell.
@@ -152,6 +153,7 @@ def build_for(
         has_mask: see ``build``.
         categories: for columns of a table that hold categories, the whole numbers that stand
             for them.
+        will_have_gaps: whether a table's gaps are to be filled though these rows have none.
         seed: of the starting weights.
 
     Raises:
@@ -165,7 +167,7 @@ def build_for(
     family = _family(wanted)
     takes_numbers = n_ids is None
     is_image = rows.dtype == np.uint8 or rows.ndim == 4
-    ahead = _table_layers(wanted, family, rows, categories or {})
+    ahead = _table_layers(wanted, family, rows, categories or {}, will_have_gaps)
     columns = rows.reshape(-1, family.row_shape(wanted)[-1])  # what Standardize goes by
     return build(
         spec,
@@ -250,13 +252,14 @@ def _shape_behind(layers: Sequence[Layer], shape: Shape) -> Shape:
 
 
 def _table_layers(
-    spec: Spec, family: Family, rows: Array, categories: Mapping[int, Sequence[int]]
+    spec: Spec,
+    family: Family,
+    rows: Array,
+    categories: Mapping[int, Sequence[int]],
+    will_have_gaps: bool,
 ) -> list[Layer]:
     """What a table with gaps or categories needs ahead; nothing where rows are plain numbers."""
-    has_gaps = rows.dtype.kind == "f" and any(
-        bool(np.isnan(block.min())) for _, block in row_blocks(rows)
-    )
-    if not (has_gaps or categories):
+    if not (will_have_gaps or categories or has_gaps(rows)):
         return []
     what = "categories" if categories else "missing values (NaN)"
     if rows.ndim != 2 or len(family.row_shape(spec)) != 1 or spec.n_ids is not None:
@@ -268,7 +271,7 @@ def _table_layers(
         raise DataError(
             f"rows hold {what}, but are streamed from their file; fill them, or take fewer rows"
         )
-    return table_preprocessing(rows, categories)
+    return table_preprocessing(rows, categories, will_have_gaps=will_have_gaps)
 
 
 def _closing(task: Task, standardize_targets: Statistics | None) -> list[Layer]:

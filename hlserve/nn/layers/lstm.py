@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import numpy as np
 
 from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph_builder import GraphBuilder
-from hlserve.nn.layer import Backward, Layer, Shape
+from hlserve.nn.layer import Backward, Layer, MaskKind, Shape
 from hlserve.nn.layers import recurrence
 from hlserve.nn.layers.recurrence import CellBackward, Steps
 from hlserve.nn.param import Array, Param
@@ -36,6 +36,8 @@ class LSTM(Layer):
     for the reverse direction that of its first. weight (directions, 4 * hidden_size,
     input_size). ONNX: LSTM.
     """
+
+    second_input: ClassVar[MaskKind | None] = "prefix mask"
 
     input_size: int
     hidden_size: int

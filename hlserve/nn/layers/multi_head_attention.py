@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from hlserve.errors import ConfigError
 from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.initializers import glorot_uniform
-from hlserve.nn.layer import Backward, Layer, Shape
+from hlserve.nn.layer import Backward, Layer, MaskKind, Shape
 from hlserve.nn.layers.scaled_dot_product import MASKED, attend
 from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
@@ -33,6 +33,8 @@ class MultiHeadAttention(Layer):
     values, each head after head, in_bias (3 dim,), out_weight (dim, dim), out_bias (dim,);
     without ``has_bias`` no biases. ONNX: MatMul, Softmax and what turns axes; the mask by Where.
     """
+
+    second_input: ClassVar[MaskKind | None] = "mask"
 
     dim: int
     n_heads: int

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
 from hlserve.errors import ConfigError
 from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph_builder import GraphBuilder
-from hlserve.nn.layer import Backward, Layer, Shape
+from hlserve.nn.layer import Backward, Layer, MaskKind, Shape
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
 
@@ -28,6 +28,8 @@ class MeanOverTime(Layer):
     time) int64, and only steps at 1 count. A row without any gives zeros. ONNX: ReduceMean, with
     a mask Mul, ReduceSum and Div.
     """
+
+    second_input: ClassVar[MaskKind | None] = "mask"
 
     def forward(
         self, *inputs: Array, training: bool, workspace: Workspace
@@ -84,6 +86,8 @@ class MaxOverTime(Layer):
     time) int64, and only steps at 1 count. A mask holds at least one 1: a row without gives
     -1e30, far below any activation. ONNX: ReduceMax, with a mask behind a Where.
     """
+
+    second_input: ClassVar[MaskKind | None] = "mask"
 
     def forward(
         self, *inputs: Array, training: bool, workspace: Workspace

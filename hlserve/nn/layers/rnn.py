@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self, final
+from typing import ClassVar, Literal, Self, final
 
 import numpy as np
 
 from hlserve.errors import ConfigError
 from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph_builder import GraphBuilder
-from hlserve.nn.layer import Backward, Layer, Shape
+from hlserve.nn.layer import Backward, Layer, MaskKind, Shape
 from hlserve.nn.layers import recurrence
 from hlserve.nn.layers.recurrence import CellBackward, Steps
 from hlserve.nn.param import Array, Param
@@ -30,6 +30,8 @@ class RNN(Layer):
     hidden_size, input_size). PyTorch and ONNX have a second bias, which adds nothing: it is left
     out here, and zero in ONNX. ONNX: RNN.
     """
+
+    second_input: ClassVar[MaskKind | None] = "prefix mask"
 
     input_size: int
     hidden_size: int
