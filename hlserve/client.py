@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from numpy.typing import ArrayLike, NDArray
 
 from hlserve import codec, datatypes, rpcs
-from hlserve.errors import InvalidRequestError, ServerError
+from hlserve.errors import DataError, InvalidRequestError, ServerError
 from hlserve.frontend import FrontEnd, from_json
 from hlserve.pb.messages import health, inference, message_class
 
@@ -269,6 +269,8 @@ class InferenceClient:
             DataError: an item cannot be taken.
             ServerError: the server refused or does not answer; ``status`` says which.
         """
+        if isinstance(items, str | bytes):
+            raise DataError(f"items is one {type(items).__name__}, expected a list of them: [item]")
         facts = self.model_metadata(model, version, timeout_s=timeout_s)
         front_end = frontend_of(facts)
         if front_end is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from hlserve.frontend import FrontEnd, Image, ItemKind, LogMel, Table
 # Arrays that the front end has made before.
 _ARRAYS = (".json", ".npy", ".npz")
 _TABLES = (".csv", ".json")  # of cells
+_LONGEST_NAME = 256  # characters; a longer word is no file's name
 
 
 def is_array_file(source: str, kind: ItemKind) -> bool:
@@ -43,9 +45,21 @@ def read_items(source: str, front_end: FrontEnd, stdin: TextIO) -> list[Any]:
         return _table_rows(source, front_end, stdin)
     if source == STDIN:
         return _lines(_stdin_bytes(stdin), "stdin")
+    if _looks_like_a_file(source):
+        what = "is no text file, .txt" if _is_file(source) else "there is no such file"
+        raise DataError(
+            f"'{source}': {what}; a text that only looks like a file's name goes through --input -"
+        )
     if source.endswith(".txt") and _is_file(source):
         return _lines(_file_bytes(Path(source)), source)
     return [source]
+
+
+def _looks_like_a_file(source: str) -> bool:
+    """One word with a file's ending, or with folders before it, that is no text file."""
+    is_word = len(source.split()) == 1 and len(source) < _LONGEST_NAME
+    has_ending = bool(re.fullmatch(r".*[^.]\.[A-Za-z0-9]{2,4}", source)) or "/" in source
+    return is_word and has_ending and not (source.endswith(".txt") and _is_file(source))
 
 
 def _is_file(source: str) -> bool:

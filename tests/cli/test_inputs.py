@@ -257,6 +257,26 @@ def test_a_damaged_front_end_in_a_checkpoint_is_told(
         assert message in capsys.readouterr().err
 
 
+def test_a_mistyped_file_is_not_taken_for_a_text(
+    work: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"no text")
+    for source, message in [
+        ("reviws.txt", "'reviws.txt': there is no such file"),
+        (tmp_path / "none" / "reviews", "there is no such file"),
+        (picture, "is no text file, .txt"),
+    ]:
+        assert hlserve("predict", address, "opinions", "--input", source) == 1
+        assert message in capsys.readouterr().err
+    assert best(predict(capsys, address, "opinions", "--input", "nice and good staff")) == ["1"]
+
+
+def test_a_text_is_not_taken_for_a_list_of_letters(address: str) -> None:
+    with InferenceClient(address) as client, pytest.raises(DataError, match="one str, expected a"):
+        client.infer_items("opinions", "good food")
+
+
 def test_the_front_end_can_be_chosen(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "parts.safetensors"
     words = ["--arch", "mlp:4", "--epochs", 1, "--frontend", "subwords:40", "--out", out]

@@ -57,7 +57,8 @@ def test_options_change_no_starting_weight() -> None:
         ("mlp:8,dropout=0.1,dropout=0.2", "the dropout is said twice"),
         ("mlp:8,dropout=1", "dropout is '1', expected 0 to below 1"),
         ("mlp:8,dropout=much", "dropout is 'much', expected 0 to below 1"),
-        ("mlp:8,swish", "expected the sizes of the hidden layers"),
+        ("mlp:8,swish", r"expected the sizes of the hidden layers.*; 'swish' is no activation"),
+        ("mlp:8,dropot=0.2", "'dropot=0.2' is no activation .*tanh.* or dropout=RATE"),
         ("mlp:tanh", "expected the sizes of the hidden layers"),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hlserve.errors import ConfigError
 from hlserve.nn.layer import Layer, Shape
 from hlserve.nn.network import Input, Node
+from hlserve.nn.spec_options import ACTIVATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,11 @@ def sizes(spec: Spec, text: str, *, of: str) -> list[int]:
     """
     words = text.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise ConfigError(f"architecture {spec.text!r}: expected {of}")
+        odd = next((word.strip() for word in words if word.strip()[:1].isalpha()), None)
+        hint = (
+            f"; {odd!r} is no activation ({', '.join(ACTIVATIONS)}) or dropout=RATE" if odd else ""
+        )
+        raise ConfigError(f"architecture {spec.text!r}: expected {of}{hint}")
     return [int(word) for word in words]
 
 
