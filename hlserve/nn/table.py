@@ -40,18 +40,20 @@ def table_preprocessing(
     named = dict(categories or {})
     values = rows.astype(np.float64)
     _require_named(values, named)
-    is_missing = np.isnan(values)
-    gaps = [int(column) for column in np.flatnonzero(is_missing.any(axis=0))]
+    is_missing, medians = np.isnan(values), _medians(values)
+    has_gaps = is_missing.any(axis=0)
+    indicators = [int(c) for c in np.flatnonzero(has_gaps) if c not in named]
     layers: list[Layer] = []
-    if gaps or named or will_have_gaps:
-        layers.append(_impute(values, named, [c for c in gaps if c not in named]))
-    width = values.shape[1] + len(gaps) - len(named.keys() & set(gaps))
+    if has_gaps.any() or named or will_have_gaps:
+        layers.append(_impute(medians, named, indicators))
+    width = values.shape[1] + len(indicators)
     if named:
         columns = sorted(named)
         layers.append(OneHot(width, columns, [named[c] for c in columns]))
     numbers = [c for c in range(values.shape[1]) if c not in named]
-    n_ones = width - values.shape[1] + sum(map(len, named.values()))
-    return [*layers, _standardize(values[:, numbers], n_ones)]
+    n_ones = len(indicators) + sum(map(len, named.values()))
+    filled = np.where(is_missing, medians, values)[:, numbers]
+    return [*layers, _standardize(filled, n_ones)]
 
 
 def categories_of(network: Network) -> dict[int, tuple[int, ...]]:
@@ -62,21 +64,25 @@ def categories_of(network: Network) -> dict[int, tuple[int, ...]]:
     return {}
 
 
-def _impute(values: Array, categories: Mapping[int, Sequence[int]], gaps: list[int]) -> Impute:
+def _medians(values: Array) -> Array:
+    """Of every column's present values; 0 for a column without any."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a column without any value
-        fill = np.nan_to_num(np.nanmedian(values, axis=0))
+        medians: Array = np.nan_to_num(np.nanmedian(values, axis=0))
+    return medians
+
+
+def _impute(
+    medians: Array, categories: Mapping[int, Sequence[int]], indicators: list[int]
+) -> Impute:
+    fill = medians.copy()
     for column, codes in categories.items():
         fill[column] = min(codes) - 1  # none of them
-    return Impute(fill.tolist(), gaps)
+    return Impute(fill.tolist(), indicators)
 
 
-def _standardize(numbers: Array, n_ones: int) -> Standardize:
-    """Of the filled numbers; indicators and categories stay 0 and 1."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)
-        median = np.nan_to_num(np.nanmedian(numbers, axis=0)) if numbers.size else np.zeros(0)
-    filled = np.where(np.isnan(numbers), median, numbers)
+def _standardize(filled: Array, n_ones: int) -> Standardize:
+    """Of numbers without gaps; indicators and categories stay 0 and 1."""
     mean, deviation = filled.mean(axis=0), filled.std(axis=0)
     # A constant column deviates by rounding alone; dividing by that would blow it up.
     deviation[deviation <= np.finfo(np.float32).eps * np.abs(mean)] = 1.0
