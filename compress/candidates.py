@@ -6,18 +6,14 @@ so that it stops pruning where the network has had enough.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
 
-import numpy as np
 import onnx
 
 from compress.distillation import Distill
 from compress.evaluate import fixed_batch
-from compress.export import check_parity, to_onnx
 from compress.folding import FoldBatchNorm, FoldScale
 from compress.model_file import (
     has_subgraphs,
@@ -28,10 +24,11 @@ from compress.pruning import PruneChannels
 from compress.pruning.channels import removable_widths, rounded_width
 from compress.quantization import QuantizeStatic
 from compress.quantization.placement import Placement, place
-from compress.quantization.post_training import DYNAMIC_LSTM, PostTraining, ways
-from compress.recipe import Recipe, ending_table, steps_to_toml
+from compress.quantization.post_training import DYNAMIC_LSTM, ways
+from compress.recipe import Recipe
+from compress.remake import PARITY_ROWS, calibration_rows, ended, exported, remake
 from compress.session import Session
-from compress.simplify import simplify
+from compress.simplify import Simplify, few_rows, simplify
 from compress.technique import Compressed, Data, Kinds, Report, Technique
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.layers import LSTM, BatchNorm
@@ -40,8 +37,6 @@ from hlserve.nn.param import Array
 
 RATIOS = (0.5, 0.65, 0.75, 0.85, 0.92)  # of the units pruned, while the last one stayed inside
 GENTLE_RATIO = 0.25  # where the first of them was too much
-CALIBRATION_ROWS = 512
-PARITY_ROWS = 32
 
 FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 8
@@ -161,14 +156,11 @@ def onnx_ladder(
             "an ONNX file can be quantized, or distilled into a --student"
         )
     batch = fixed_batch(session)
-    rows = _some(feeds, CALIBRATION_ROWS, seed)
-    few = {name: array[: batch or PARITY_ROWS] for name, array in rows.items()}
-    if batch:
-        few = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in few.items()}
-    cleaned, left_out = simplify(model, few)
+    rows = calibration_rows(feeds, seed=seed)
+    cleaned, left_out = simplify(model, few_rows(rows, batch=batch))
     notes += left_out
     if plan.quantize != "int8":
-        yield _from_onnx("simplified", cleaned, [{"technique": "Simplify"}])
+        yield _from_onnx("simplified", cleaned, Recipe((), (Simplify(),)))
     if plan.quantize == "none":
         return
     if is_quantized(model):
@@ -182,8 +174,7 @@ def onnx_ladder(
         except CompressionError as error:
             notes.append(f"{way.name} was left out: {error}")
             continue
-        steps = [{"technique": "Simplify"}, ending_table(way)]
-        yield _from_onnx(way.name, changed, steps)
+        yield _from_onnx(way.name, changed, Recipe((), (Simplify(), way)))
 
 
 def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
@@ -295,37 +286,23 @@ def _with_integer_lstm(
     if plan.quantize == "none" or not has_lstm:
         return False
     full = ", ".join(part for part in (name, DYNAMIC_LSTM.name) if part)
-    recipe = Recipe(steps, ending=DYNAMIC_LSTM).to_toml()
-    candidate = _from_network(full, shared.network, recipe, shared.reports, data)
+    recipe = Recipe(steps, endings=(DYNAMIC_LSTM,))
+    model = exported(shared.network, data.train.take(slice(0, PARITY_ROWS)).inputs)
     try:
-        ended = _ended(candidate, DYNAMIC_LSTM, shared.network)
+        model, more = ended(model, recipe.endings, {}, network=shared.network)
     except CompressionError as error:
         notes.append(f"{full} was left out: {error}")
         return False
-    return (yield ended)
-
-
-def _ended(candidate: Candidate, way: PostTraining, network: Network) -> Candidate:
-    """The same candidate with its file quantized."""
-    started = time.perf_counter()
-    model = way.apply(onnx.load_model_from_string(candidate.model), {}).SerializeToString()
-    table = ending_table(way)
-    report = Report(
-        technique=table.pop("technique"),
-        settings=table,
-        parameters=candidate.parameters,
-        macs=network.macs(),
-        size_bytes=len(model),
-        seconds=time.perf_counter() - started,
-    )
-    return replace(candidate, model=model, steps=(*candidate.steps, report))
+    content, n = model.SerializeToString(), shared.network.n_parameters
+    return (yield Candidate(full, content, n, recipe.to_toml(), (*shared.reports, *more)))
 
 
 def _offered(name: str, network: Network, recipe: Recipe, data: Data) -> Candidate:
     """One recipe: what goes wrong in it is the user's to know, so it is raised."""
-    done = recipe.apply(network, data)
-    candidate = _from_network(name, done.network, recipe.to_toml(), done.reports, data)
-    return candidate if recipe.ending is None else _ended(candidate, recipe.ending, done.network)
+    done = remake(network, recipe, data, seed=data.seed)
+    assert done.network is not None  # of a network
+    n = done.network.n_parameters
+    return Candidate(name, done.model, n, recipe.to_toml(), done.reports)
 
 
 def _tried(
@@ -341,20 +318,13 @@ def _tried(
 def _from_network(
     name: str, network: Network, recipe: str, reports: tuple[Report, ...], data: Data
 ) -> Candidate:
-    model = to_onnx(network)
-    if not network.activation_qparams:
-        check_parity(network, model, data.train.take(slice(0, PARITY_ROWS)).inputs)
+    model = exported(network, data.train.take(slice(0, PARITY_ROWS)).inputs)
     return Candidate(name, model.SerializeToString(), network.n_parameters, recipe, reports)
 
 
-def _from_onnx(name: str, model: onnx.ModelProto, steps: list[dict[str, Any]]) -> Candidate:
-    return Candidate(name, model.SerializeToString(), parameter_count(model), steps_to_toml(steps))
-
-
-def _some(feeds: Mapping[str, Array], n: int, seed: int) -> dict[str, Array]:
-    total = len(next(iter(feeds.values())))
-    chosen = np.sort(np.random.default_rng(seed).permutation(total)[:n])
-    return {name: array[chosen] for name, array in feeds.items()}
+def _from_onnx(name: str, model: onnx.ModelProto, recipe: Recipe) -> Candidate:
+    content = model.SerializeToString()
+    return Candidate(name, content, parameter_count(model), recipe.to_toml())
 
 
 def _percent(ratio: float) -> str:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from compress.evaluate import fixed_batch, take_rows
-from compress.recipe import MADE_WITH, SCHEMA_VERSION, steps_to_toml
+from compress.recipe import MADE_WITH, SCHEMA_VERSION, table_to_toml
 from compress.search import Result, Search, Verdict
 from compress.session import Port, Session
 from hlserve import __version__, datatypes
@@ -154,8 +154,7 @@ def lock(result: Result, prepared: Search, origin: Origin) -> str:
         "data": origin.data,
         "seed": result.seed,
     }
-    made_with = f"[{MADE_WITH}]\n" + steps_to_toml([head]).partition("\n")[2]
-    return f"{made_with}\n{result.best.candidate.recipe}"
+    return f"{table_to_toml(f'[{MADE_WITH}]', head)}\n{result.best.candidate.recipe}"
 
 
 # ----- below

@@ -25,6 +25,7 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]  # ships 
     quantize_static,
 )
 
+from compress.graph_step import GraphStep
 from compress.model_file import nodes, opset
 from compress.session import RUNTIME_ERRORS
 from hlserve.errors import CompressionError
@@ -60,7 +61,7 @@ _QUANTIZER_ERRORS: tuple[type[Exception], ...] = (
 
 @final
 @dataclass(frozen=True, slots=True)
-class PostTraining:
+class PostTraining(GraphStep):
     """One way to quantize a file.
 
     Attributes:
