@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata as packages
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,18 @@ import msgspec
 import numpy as np
 
 from compress.evaluate import fixed_batch, take_rows
-from compress.recipe import MADE_WITH, SCHEMA_VERSION, table_to_toml
+from compress.lock import Environment, Ingredients, Lock, rows_sha256
+from compress.recipe import Recipe
 from compress.search import Result, Search, Verdict
 from compress.session import Port, Session
 from hlserve import __version__, datatypes
+from hlserve.datasets import Rows
 from hlserve.nn.param import Array
 from hlserve.repository import Metadata, TensorSpec, publish
 
 GOLDEN_ROWS = 4
 REPORT_FILE = "report.json"
-_LOCKED = ("numpy", "onnx", "onnxruntime")
+REPORT_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Origin:
         task, class_labels, units: of the original, where they are known.
         frontend: what makes the original's inputs of texts or sounds, as JSON; None where they
             are numbers.
+        ingredients: for the lock; what the search knows is filled in by it.
     """
 
     file: str
@@ -47,6 +48,7 @@ class Origin:
     class_labels: tuple[str, ...] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
     frontend: dict[str, Any] | None = None
+    ingredients: Ingredients = field(default_factory=Ingredients)
 
 
 def publish_result(result: Result, prepared: Search, origin: Origin, out: Path) -> int:
@@ -92,7 +94,7 @@ def report(result: Result, origin: Origin) -> dict[str, Any]:
     Accuracies and drops are in the metric's unit, latencies in seconds a run.
     """
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": REPORT_SCHEMA_VERSION,
         "model": origin.file,
         "data": origin.data,
         "evaluation": origin.evaluation or origin.data,
@@ -141,20 +143,23 @@ def described(verdict: Verdict) -> dict[str, Any]:
 
 def lock(result: Result, prepared: Search, origin: Origin) -> str:
     """How the version was made, as TOML: what went in, with what, and the steps of its recipe."""
-    versions = {name: packages.version(name) for name in _LOCKED if _is_installed(name)}
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "hlserve": __version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **versions,
-        "model": Path(origin.file).name,
-        "model_sha256": _sha256(prepared.original.model),
-        "result_sha256": _sha256(result.best.candidate.model),
-        "data": origin.data,
-        "seed": result.seed,
-    }
-    return f"{table_to_toml(f'[{MADE_WITH}]', head)}\n{result.best.candidate.recipe}"
+    ingredients = replace(
+        origin.ingredients,
+        model=origin.file,
+        data=origin.data,
+        evaluation=origin.evaluation,
+        evaluation_sha256=rows_sha256(Rows(prepared.feeds, prepared.labels)),
+        result_sha256=_sha256(result.best.candidate.model),
+        seed=result.seed,
+        output=result.judge.output,
+        metric=result.judge.metric.name,
+        max_drop=result.goal.max_drop,
+        minimize=result.goal.minimize,
+        batches=result.goal.batches,
+        trials=len(result.tried),
+    )
+    recipe = Recipe.from_toml(result.best.candidate.recipe)
+    return Lock(Environment.here(), ingredients, recipe).to_toml()
 
 
 # ----- below
@@ -179,11 +184,3 @@ def _golden(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array] | 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        packages.version(name)
-    except packages.PackageNotFoundError:
-        return False
-    return True

@@ -108,7 +108,7 @@ def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
         result = search(prepared, goal, seed=options["seed"], progress=True, tell=_say)
     except BoundNotMetError as error:
         raise BoundNotMetError(f"{error}. Nothing was published at {out}") from error
-    origin = _origin(model, source, facts, options)
+    origin = _origin(model, source, facts, options, train)
     version = publish_result(result, prepared, origin, out)
     if as_json:
         import msgspec
@@ -197,7 +197,9 @@ def _opening(prepared: Search, goal: Goal, train: Rows) -> str:
     return "\n".join(lines)
 
 
-def _origin(model: Path, source: Any, facts: ModelFacts, options: dict[str, Any]) -> Any:
+def _origin(
+    model: Path, source: Any, facts: ModelFacts, options: dict[str, Any], train: Rows
+) -> Any:
     from compress.publish import Origin
     from hlserve.frontend import to_json
     from hlserve.nn.network import Network
@@ -212,6 +214,26 @@ def _origin(model: Path, source: Any, facts: ModelFacts, options: dict[str, Any]
         facts.class_labels,
         {entry.name: entry.units for entry in inputs if entry.units},
         None if facts.frontend is None else to_json(facts.frontend),
+        _ingredients(model, facts, options, train),
+    )
+
+
+def _ingredients(model: Path, facts: ModelFacts, options: dict[str, Any], train: Rows) -> Any:
+    """What only the command line knows of what went in."""
+    from compress.lock import Ingredients, file_sha256, rows_sha256
+    from hlserve.cli.model_rows import load_for
+
+    dataset = load_for(facts, options["data"], target=options["target"])
+    teacher = options["teacher"]
+    return Ingredients(
+        model_sha256=file_sha256(model),
+        data_sha256=rows_sha256(train),
+        target=options["target"],
+        rows_apart=len(dataset.train) - len(train),
+        split_seed=options["seed"],
+        teacher=None if teacher is None else str(teacher),
+        teacher_sha256=None if teacher is None else file_sha256(teacher),
+        student=options["student"],
     )
 
 
