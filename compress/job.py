@@ -155,9 +155,10 @@ def compress(
             name. X is (rows, ...) in raw units; labels may be None.
         valid: rows to judge with; without, a fifth of ``train`` is set apart.
         max_drop: absolute, in the metric's unit; ``"0.5pp"`` is 0.005.
-        metric: ``accuracy``, ``mse``, ``mae``, ``agreement``, ``label-agreement`` or
-            ``cosine``; None takes accuracy for class labels, mse for numbers, agreement with
-            the original without labels.
+        metric: ``accuracy``, ``f1``, ``roc_auc``, ``mse``, ``mae``, ``agreement``,
+            ``label-agreement``, ``cosine``, or your own ``module:function``; None takes
+            accuracy for class labels, mse for numbers, agreement with the original without
+            labels.
         output: the output that is judged, of an ONNX model.
         minimize: ``latency`` or ``bytes``.
         batches: rows a run, at which latency is measured.

@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import onnx
 
-from compress.bound import Drop, drop, smallest_provable
+from compress.bound import Drop
 from compress.candidates import Candidate, Ladder, Plan, network_ladder, onnx_ladder
 from compress.evaluate import Judge, bind_rows, make_judge
 from compress.export import check, to_onnx
 from compress.latency import Latency, SpeedUp, batch_sizes, measure, speed_up
-from compress.metric import Metric, PerRow
+from compress.metric import Metric
 from compress.model_file import parameter_count
 from compress.session import Session
 from compress.technique import Data
@@ -116,14 +115,21 @@ class Search:
     feeds: dict[str, Array]
     labels: Array | None
     answers: Array
-    before: PerRow
+    value: float
     ladder: Ladder
     notes: list[str]
 
     @property
     def smallest_provable(self) -> float | None:
         """The drop below which no proof is possible with these rows; None where it depends."""
-        return smallest_provable(self.judge.metric, len(self.before))
+        return self.judge.smallest_provable(self.answers, self.targets)
+
+    @property
+    def targets(self) -> Array:
+        """What the answers are compared with: the labels, or the original's own answers."""
+        targets = self.labels if self.judge.metric.needs_labels else self.answers
+        assert targets is not None  # make_judge
+        return targets
 
     def batches(self, asked: Sequence[int]) -> tuple[int, ...]:
         """The batch sizes that the original can be measured at."""
@@ -300,7 +306,7 @@ def _search(
         feeds=feeds,
         labels=evaluation.y,
         answers=answers,
-        before=judge.per_row(answers, targets),
+        value=judge.value(answers, targets),
         ladder=ladder,
         notes=notes,
     )
@@ -333,12 +339,8 @@ def _judge(prepared: Search, candidate: Candidate, goal: Goal) -> Verdict:
     except (CompressionError, DataError, ModelFileError) as error:
         verdict.refusal = str(error)
         return verdict
-    metric = prepared.judge.metric
-    targets = prepared.labels if metric.needs_labels else prepared.answers
-    assert targets is not None  # make_judge
-    after = prepared.judge.per_row(answers, targets)
-    verdict.value = float(np.mean(after))
-    verdict.drop = drop(metric, prepared.before, after)
+    verdict.value = prepared.judge.value(answers, prepared.targets)
+    verdict.drop = prepared.judge.drop(prepared.answers, answers, prepared.targets)
     verdict.refusal = _excess(verdict, goal)
     return verdict
 
@@ -396,8 +398,8 @@ def _time(
         verdict.speed_up = {b: speed_up(base[b], verdict.latency[b]) for b in batches}
     return Verdict(
         prepared.original,
-        value=float(np.mean(prepared.before)),
-        drop=Drop(0.0, 0.0, len(prepared.before)),
+        value=prepared.value,
+        drop=Drop(0.0, 0.0, len(prepared.answers)),
         latency=base,
         speed_up={b: SpeedUp(1.0, 1.0) for b in batches},
     )

@@ -39,7 +39,8 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
 )
 @click.option(
     "--metric",
-    help="accuracy, mse, mae, agreement, label-agreement or cosine.  [default: by the labels]",
+    help="accuracy, f1, roc_auc, mse, mae, agreement, label-agreement, cosine, or your own "
+    "module:function(outputs, labels).  [default: by the labels]",
 )
 @click.option("--output", help="Which output of an ONNX file is judged.")
 @click.option(
@@ -177,8 +178,8 @@ def _wishes(options: dict[str, Any]) -> Any:
 
 
 def _opening(prepared: Search, goal: Goal, train: Rows) -> str:
-    metric, n = prepared.judge.metric, len(prepared.before)
-    told = f"{metric.name} {_value(float(prepared.before.mean()), metric)} on {n:,} rows"
+    metric, n = prepared.judge.metric, len(prepared.answers)
+    told = f"{metric.name} {_value(prepared.value, metric)} on {n:,} rows"
     lines = [f"original: {told}, {prepared.original.size_bytes:,} bytes"]
     if prepared.judge.note:
         lines.append(prepared.judge.note)
