@@ -86,7 +86,9 @@ def step_plot(report: CompressionReport) -> str:
         where = np.arange(len(sizes))
         axes.barh(where, [s / 1e3 for s in sizes], color=[FAINT, *[BLUE] * len(steps)], height=0.6)
         for y, s in zip(where, sizes, strict=True):
-            axes.text(s / 1e3, float(y), f"  {wording.size(s)}", va="center", fontsize=9)
+            axes.text(
+                s / 1e3, float(y), f"\N{NO-BREAK SPACE}{wording.size(s)}", va="center", fontsize=9
+            )
         axes.set_yticks(where, names)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)

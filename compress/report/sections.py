@@ -81,7 +81,7 @@ def _pareto(report: CompressionReport, with_plots: bool) -> Markup:
     )
     legend = element(
         "p",
-        "◆ original   ★ chosen   ● passed   ✕ refused   ▼ refused, and far beyond the plot",
+        "◆ original · ★ chosen · ● passed · ✕ refused · ▼ refused, and far beyond the plot",
         cls="note",
     )
     picture = Markup("")
@@ -133,7 +133,7 @@ def _comparison(report: CompressionReport) -> Markup:
     lines.append(("MACs that run in int8", *shares, ""))
     chosen = "chosen: " + best.name
     return Markup(
-        table(("", f"original: {before.name}", chosen, "gain"), lines)
+        table(("", "original", chosen, "gain"), lines)
         + element(
             "p",
             "Memory is what loading the model in ONNX Runtime and one run add to a fresh process. "
