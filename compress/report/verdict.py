@@ -70,20 +70,22 @@ def ratios(report: CompressionReport) -> list[Ratio]:
             detail = f"{_median(before, batch)} → {_median(best, batch)}"
             if gain.lower is not None:
                 detail += f"; at least {wording.ratio(gain.lower)}"
-            found.append(Ratio(f"faster, batch {batch}", wording.ratio(gain.ratio), detail))
-    for name, was_bytes, now_bytes in (
-        ("smaller file", before.size_bytes, best.size_bytes),
-        ("smaller packed", before.packed_bytes, best.packed_bytes),
-        ("less memory", before.memory_bytes, best.memory_bytes),
+            found.append(
+                _ratio(gain.ratio, (f"faster, batch {batch}", f"slower, batch {batch}"), detail)
+            )
+    for names, was_bytes, now_bytes in (
+        (("smaller file", "larger file"), before.size_bytes, best.size_bytes),
+        (("smaller packed", "larger packed"), before.packed_bytes, best.packed_bytes),
+        (("less memory", "more memory"), before.memory_bytes, best.memory_bytes),
     ):
         value = wording.quotient(was_bytes, now_bytes)
         if value is not None:
             detail = f"{wording.size(was_bytes)} → {wording.size(now_bytes)}"
-            found.append(Ratio(name, wording.ratio(value), detail))
+            found.append(_ratio(value, names, detail))
     value = wording.quotient(before.macs, best.macs)
     if value is not None:
         detail = f"{wording.count(before.macs)} → {wording.count(best.macs)}"
-        found.append(Ratio("fewer MACs", wording.ratio(value), detail))
+        found.append(_ratio(value, ("fewer MACs", "more MACs"), detail))
     return found
 
 
@@ -130,6 +132,13 @@ def _faster(best: Row, batch: str) -> str:
     if gain.ratio >= 1:
         return f"answers {wording.ratio(gain.ratio)} faster (batch {batch})"
     return f"answers {wording.ratio(1 / gain.ratio)} slower (batch {batch})"
+
+
+def _ratio(value: float, names: tuple[str, str], detail: str) -> Ratio:
+    """Under the first name where it is a gain, turned over and under the second where not."""
+    if 0 < value < 1:
+        return Ratio(names[1], wording.ratio(1 / value), detail)
+    return Ratio(names[0], wording.ratio(value), detail)
 
 
 def _median(row: Row, batch: str) -> str:

@@ -180,6 +180,7 @@ def test_the_verdict_says_what_is_proven_and_what_is_not() -> None:
     slower = samples.report()
     slower["best"]["speed_up"]["1"]["ratio"] = 0.8
     assert f"{wording.ratio(1.25)} slower (batch 1)" in told(slower)
+    assert f"{wording.ratio(1.25)} slower, batch 1" in told(slower)
     error = samples.report() | {
         "metric": {"name": "mse", "is_share": False, "higher_is_better": False}
     }
