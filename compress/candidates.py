@@ -175,7 +175,10 @@ def onnx_ladder(
         notes.append("the file is quantized already; its integers are left as they are")
         return
     if has_subgraphs(model):
-        notes.append("If, Loop and Scan keep their bodies as they are; only the rest is quantized")
+        notes.append(
+            "the bodies of If, Loop and Scan were left alone but for dynamic integers, since "
+            "calibration does not see into them"
+        )
     for way in ways(cleaned):
         try:
             changed = way.apply(cleaned, rows, batch=batch)
