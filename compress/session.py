@@ -40,6 +40,7 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.RuntimeException,
     ort_errors.EPFail,
 )
+MOST_FOLDED_BYTES = 2**26  # of one constant that is computed when a model loads
 _FATAL_ONLY = 4  # log severity: what goes wrong is raised anyway
 
 _DTYPES = {
@@ -123,6 +124,10 @@ def _options() -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A few bytes of a hostile file may ask for a constant of any size, at load.
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(MOST_FOLDED_BYTES)
+    )
     return options
 
 

@@ -7,12 +7,11 @@ so the spelling is changed first; the numbers stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from compress.integrity import graphs
 from hlserve.nn.param import Array
 
 
@@ -34,18 +33,6 @@ def ready(model: onnx.ModelProto, *, gemm_as_matmul: bool = False) -> onnx.Model
         if gemm_as_matmul:
             _spell_gemms(graph, taken)
     return copy
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and the bodies in it."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            # Never the empty graph of other attributes: to write into it would make it one.
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(
-                attribute.graphs
-            ):
-                yield from graphs(inner)
 
 
 def weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -30,9 +30,10 @@ from onnxruntime.quantization.qdq_quantizer import (  # type: ignore[import-unty
     QDQQuantizer,
 )
 
+from compress.integrity import graphs
 from compress.model_file import nodes, opset
 from compress.quantization.calibration import ranges
-from compress.quantization.graph_form import graphs, ready, weights
+from compress.quantization.graph_form import ready, weights
 from compress.quantization.islands import LAYERS, NEIGHBOURS, Layers, select
 from compress.quantization.observer import Range
 from compress.session import RUNTIME_ERRORS
