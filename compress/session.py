@@ -76,10 +76,12 @@ class Session:
         self.name = name
         try:
             self._session = ort.InferenceSession(
-                model, _options(), providers=["CPUExecutionProvider"]
+                model, _options(), providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except RUNTIME_ERRORS as error:
             raise ModelFileError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+        except UnicodeDecodeError as error:  # its message quotes an attribute that is no text
+            raise ModelFileError(f"{name}: ONNX Runtime cannot load it: it is damaged") from error
         self.inputs = tuple(_port(entry) for entry in self._session.get_inputs())
         self.outputs = tuple(_port(entry) for entry in self._session.get_outputs())
 
