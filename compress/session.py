@@ -78,12 +78,12 @@ class Session:
             self._session = ort.InferenceSession(
                 model, _options(), providers=["CPUExecutionProvider"], enable_fallback=0
             )
+            self.inputs = tuple(_port(entry) for entry in self._session.get_inputs())
+            self.outputs = tuple(_port(entry) for entry in self._session.get_outputs())
         except RUNTIME_ERRORS as error:
             raise ModelFileError(f"{name}: ONNX Runtime cannot load it: {error}") from error
-        except UnicodeDecodeError as error:  # its message quotes an attribute that is no text
+        except UnicodeDecodeError as error:  # a message or an axis that quotes what is no text
             raise ModelFileError(f"{name}: ONNX Runtime cannot load it: it is damaged") from error
-        self.inputs = tuple(_port(entry) for entry in self._session.get_inputs())
-        self.outputs = tuple(_port(entry) for entry in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output for one batch.
