@@ -136,7 +136,11 @@ class PostTraining:
             {},
         )
         quantizer.quantize_model()
-        return _handing_floats(quantizer.model.model, model, {node.name for node in chosen})
+        quantizer.model.topological_sort()  # as ONNX demands; ONNX Runtime takes any order
+        result = _handing_floats(quantizer.model.model, model, {node.name for node in chosen})
+        del result.metadata_props[:]
+        result.metadata_props.extend(model.metadata_props)
+        return result
 
     def _quantize_dynamic(self, model: onnx.ModelProto) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory(prefix="hlserve-") as folder:
@@ -156,7 +160,10 @@ class PostTraining:
                     "MatMulConstBOnly": True,
                 },
             )
-            return onnx.load(target)
+            result = onnx.load(target)
+        del result.metadata_props[:]
+        result.metadata_props.extend(model.metadata_props)
+        return result
 
 
 # LSTM's integer form keeps int8 weights and measures its input and state in every step; GRU and
@@ -224,6 +231,7 @@ def _tensors_data(found: Mapping[str, Range]) -> Any:
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The types of all values, which the quantizer looks up."""
     inferred = onnx.shape_inference.infer_shapes(model)
+    del inferred.metadata_props[:]  # a mark of an earlier step would stand there twice
     entry = inferred.metadata_props.add()
     entry.key, entry.value = "onnx.infer", "onnxruntime.quant"
     return inferred

@@ -243,6 +243,49 @@ def test_layers_in_bodies_are_quantized_dynamically(rng):
     assert "dynamic int8" in [way.name for way in ways(model)]
 
 
+def conv_lstm_model(rng):
+    """A convolution under an LSTM under a dense layer, which all ways but one find something in."""
+    graph_nodes = [
+        helper.make_node("Conv", ["x", "wide"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["t"], perm=[2, 0, 1]),
+        helper.make_node("LSTM", ["t", "w", "r_w"], ["", "h"], hidden_size=8),
+        helper.make_node("Squeeze", ["h", "axes"], ["last"]),
+        helper.make_node("Gemm", ["last", "w3"], ["y"]),
+    ]
+    weights = {
+        "wide": uniform(rng, 64, 512, 1) / 16,
+        "w": uniform(rng, 1, 32, 64),
+        "r_w": uniform(rng, 1, 32, 8),
+        "axes": np.array([0], np.int64),
+        "w3": uniform(rng, 8, 5),
+    }
+    return model_of(graph_nodes, (512, 6), weights, (5,))
+
+
+@pytest.mark.parametrize("made", [conv_lstm_model, residual_model, branching_model])
+def test_every_way_makes_valid_onnx_that_keeps_what_is_known_of_the_model(made, rng):
+    model = made(rng)
+    model.metadata_props.add(key="author", value="someone")
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    x = uniform(rng, 16, *shape)
+    assert ways(model)
+    for way in ways(model):
+        quantized = way.apply(model, {"x": x})
+        onnx.checker.check_model(_without_own_operators(quantized))
+        assert [p.key for p in quantized.metadata_props] == ["author"]
+        require_near(answers(quantized, x), answers(model, x))
+
+
+def _without_own_operators(model):
+    """The checker knows no operators of ONNX Runtime's own domain; order and names it does."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if not any(entry.domain == "com.microsoft" for entry in copy.opset_import):
+        copy.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return copy
+
+
 def test_calibration_memory_does_not_grow_with_the_rows(rng):
     model = residual_model(rng)
     names = ["c1", "r1", "s"]
