@@ -1,8 +1,8 @@
 """Compression beside ONNX Runtime's own quantizer and NNCF: what is reached of what was wanted.
 
     make peers
-    .venv/bin/python -m benchmarks.compression --json table.json
-    .venv/bin/python -m benchmarks.compression --models mlp300-bytes,lstm128 --peers none --seeds 0
+    PYTHONPATH=. .venv/bin/python -m benchmarks.compression --json table.json
+    PYTHONPATH=. .venv/bin/python -m benchmarks.compression --models lstm128 --peers none
 
 Each row searches with ``compress.compress`` on 50,000 training and 10,000 validation rows. The
 table then compares what came of it, the float model and the peers' files on the 10,000 official

@@ -1,7 +1,7 @@
 """Makes the rows and the float networks that the compression benchmarks start from.
 
-    .venv/bin/python -m benchmarks.compression_bases
-    .venv/bin/python -m benchmarks.compression_bases --models lenet5-fashion,resnet8-fashion
+    PYTHONPATH=. .venv/bin/python -m benchmarks.compression_bases
+    PYTHONPATH=. .venv/bin/python -m benchmarks.compression_bases --models resnet8-fashion
 
 The 60,000 official training rows become 50,000 to train on and 10,000 to choose with, class by
 class; the official test rows stay as they are, for the benchmark's table alone. Everything lies
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from hlserve.datasets import Dataset, Rows, load
-from hlserve.nn import AdamW, Network, StateFile, build_for, evaluate, fit
+from hlserve.nn import AdamW, Augment, Network, StateFile, build_for, evaluate, fit
 from hlserve.nn.checkpoint import load as load_network
 from hlserve.nn.checkpoint import save
 from hlserve.nn.split import validation_split
@@ -39,6 +39,9 @@ class Base:
         name: what its files are called.
         data: the folder below ``../shared/data``.
         weight_decay: AdamW's; the wider the network, the more of it helps.
+        trained_as: the same network with dropout, which is left out once it is trained; None
+            trains ``spec`` as it is.
+        has_flips: whether half of the training images are mirrored.
     """
 
     name: str
@@ -47,14 +50,19 @@ class Base:
     epochs: int
     learning_rate: float = 0.003
     weight_decay: float = 0.01
+    trained_as: str | None = None
+    has_flips: bool = False
 
 
 BASES = (
     Base("mlp300-mnist", "mlp:300,100", "mnist", 30, 0.002, 0.1),
-    Base("mlp1024-mnist", "mlp:1024,1024", "mnist", 12, 0.001, 0.1),
+    Base(
+        *("mlp1024-mnist", "mlp:1024,1024", "mnist", 20, 0.001, 0.05),
+        trained_as="mlp:1024,1024,dropout=0.3",
+    ),
     Base("lenet5-fashion", "lenet5-caffe", "fashion-mnist", 15, 0.002, 0.05),
     Base("lstm128-mnist", "lstm:128", "mnist", 16, 0.003, 0.01),
-    Base("resnet8-fashion", "resnet:8", "fashion-mnist", 20, 0.003, 0.05),
+    Base("resnet8-fashion", "resnet:8", "fashion-mnist", 20, 0.003, 0.01, has_flips=True),
 )
 
 
@@ -104,7 +112,7 @@ def base_network(base: Base, cache: Path, shared: Path = SHARED, *, threads: int
     validation = rows_of(base.data, "validation", cache, shared)
     assert train.y is not None
     assert validation.y is not None
-    network = build_for(base.spec, train.x, train.y, task="classification", seed=SEED)
+    network = _fresh(base.trained_as or base.spec, train)
     state = path.with_suffix(".training.safetensors")
     history = fit(
         network,
@@ -113,12 +121,15 @@ def base_network(base: Base, cache: Path, shared: Path = SHARED, *, threads: int
         validation=(validation.x, validation.y),
         epochs=base.epochs,
         optimizer=AdamW(base.learning_rate, weight_decay=base.weight_decay),
+        augment=Augment(flip=True) if base.has_flips else None,
         state_file=StateFile(state, every_s=60.0, resume=state.exists(), keep=True),
         seed=SEED,
         threads=threads,
     )
     if history.is_interrupted:
         raise SystemExit(f"{base.name}: interrupted; the same command goes on")
+    if base.trained_as is not None:
+        network = _with_weights_of(network, _fresh(base.spec, train))
     save(network, path, history=history, extra={"architecture": base.spec})
     state.unlink(missing_ok=True)
     return network
@@ -133,6 +144,18 @@ def told(network: Network, test: Rows) -> str:
 
 
 # ----- below
+
+
+def _fresh(spec: str, train: Rows) -> Network:
+    assert train.y is not None
+    return build_for(spec, train.x, train.y, task="classification", seed=SEED)
+
+
+def _with_weights_of(trained: Network, bare: Network) -> Network:
+    """The bare network; the other one differs by layers that hold no weights."""
+    for to, taken in zip(bare.params().values(), trained.params().values(), strict=True):
+        to.value[...] = taken.value
+    return bare
 
 
 def _write_parts(dataset: Dataset, data: str, cache: Path) -> None:
