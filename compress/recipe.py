@@ -20,6 +20,7 @@ from typing import Any, final
 import msgspec
 
 from compress.distillation import Distill, FineTune
+from compress.factorization import FactorizeLinear
 from compress.folding import FoldBatchNorm, FoldScale
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
@@ -33,6 +34,7 @@ MADE_WITH = "made_with"  # its table of what went in, which a recipe has not
 
 TECHNIQUES: tuple[type[Technique], ...] = (
     Distill,
+    FactorizeLinear,
     FineTune,
     FoldBatchNorm,
     FoldScale,
