@@ -65,13 +65,13 @@ def costs(network: Network, layers: Kinds = "all") -> Costs:
     for node in network.nodes:
         params = list(node.layer.params().values())
         macs = node.layer.macs(*(network.shapes[name] for name in node.inputs))
-        weights = [p for p in params if p.value.ndim > 1]
+        weights = [p for p in params if p.in_axis is not None]  # biases cost no products
         size = sum(p.value.size for p in weights)
         fixed_macs += 0 if size else macs
         for param in params:
             arrays.append(_axes(param, bindings, group_of, widths))
             counts.append(int(param.is_trained))
-            macs_each.append(macs / size if param.value.ndim > 1 else 0.0)
+            macs_each.append(macs / size if param.in_axis is not None else 0.0)
     return Costs(tuple(arrays), tuple(counts), tuple(macs_each), fixed_macs)
 
 
