@@ -72,6 +72,7 @@ CASES = {
     "branches": (gated_branches(), (1, 3, 3)),
     "lstm": (built("lstm:32,24", (1, 12, 8)), (1, 12, 8)),
     "bigru": (built("bigru:32", (1, 12, 8)), (1, 12, 8)),
+    "transformer": (built("transformer:16,2,1", (1, 12, 8)), (1, 12, 8)),
     "factorized": (factorized(), (60,)),
 }
 CASE = pytest.mark.parametrize(("network", "shape"), CASES.values(), ids=CASES.keys())
