@@ -33,7 +33,7 @@ class Distill(Technique):
     """
 
     epochs: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     batch_size: int = 128
     temperature: float = 2.0
     alpha: float = 0.5
