@@ -3,12 +3,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PARITY_VENV ?= .venv-parity
+PEERS_VENV ?= .venv-peers
 WORKERS ?= 2
 IMAGE ?= hlserve
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARITY_READY := $(PARITY_VENV)/.ready
+PEERS_READY := $(PEERS_VENV)/.ready
+PEERS := nncf==3.4.0 openvino==2026.4.1 onnxruntime==1.31.1 onnx==1.23.2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 CHECKED := hlserve compress tests tools benchmarks examples
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras \
@@ -19,7 +22,7 @@ export ORT_DISABLE_TELEMETRY := 1
 test check parity slow: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check slow lint format types imports proto proto-check parity bench image lock clean
+.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env peers bench image lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +41,11 @@ $(PARITY_READY): requirements/test.txt requirements/parity.txt pyproject.toml
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/test.txt -r requirements/parity.txt
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) 'torch==2.13.0'
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(PEERS_READY):
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python $(PIP_INSTALL) $(PEERS)
 	touch $@
 
 demo: $(READY)  ## train, compress, serve and query two networks on real images
@@ -77,8 +85,14 @@ proto-check: $(READY)  ## is hlserve/pb what proto/ makes?
 parity: $(PARITY_READY)  ## compare with PyTorch and be called by kserve, in an environment of its own
 	$(PARITY_VENV)/bin/python -m pytest -n $(WORKERS) tests/parity tests/serving/test_other_clients.py
 
-bench: $(PARITY_READY)  ## benchmarks, beside PyTorch and scikit-learn: reported, never a gate
-	set -e; for script in $(filter-out %_child.py,$(wildcard benchmarks/*.py)); do $(PARITY_VENV)/bin/python $$script; done
+parity-env: $(PARITY_READY)
+
+peers: $(PEERS_READY)  ## make .venv-peers: the quantizers that `make bench` compares with
+
+bench: $(PARITY_READY) $(READY) $(PEERS_READY)  ## benchmarks beside their peers: reported, never a gate
+	$(PARITY_VENV)/bin/python benchmarks/training.py
+	PYTHONPATH=. $(BIN)/python -m benchmarks.compression
+	PYTHONPATH=. $(BIN)/python -m benchmarks.compression_elsewhere
 
 image:  ## the container image for the CPU; `make image TARGET=gpu` for the other
 	docker build $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE)$(if $(TARGET),:$(TARGET)) .
@@ -94,5 +108,5 @@ lock: $(READY)  ## pin requirements/*.txt anew, the widest set first
 	done
 
 clean:  ## remove the environments and everything that was built
-	rm -rf $(VENV) $(PARITY_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) $(PARITY_VENV) $(PEERS_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +

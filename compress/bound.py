@@ -29,12 +29,16 @@ class Drop:
         estimate: in the metric's own unit; negative where the candidate is better.
         upper: the one-sided bound at ``confidence``.
         rows: how many were compared.
+        confidence: with which the bounds of all ``comparisons`` hold together.
+        comparisons: how many candidates the bound is corrected for; no whole number where
+            their likeness was taken into account.
     """
 
     estimate: float
     upper: float
     rows: int
     confidence: float = CONFIDENCE
+    comparisons: float = 1
 
 
 def parse_max_drop(text: str | float, metric: Metric) -> float:
@@ -61,27 +65,98 @@ def parse_max_drop(text: str | float, metric: Metric) -> float:
     return value / 100 if is_points else value
 
 
-def drop(metric: Metric, before: PerRow, after: PerRow, confidence: float = CONFIDENCE) -> Drop:
+def drop(
+    metric: Metric,
+    before: PerRow,
+    after: PerRow,
+    confidence: float = CONFIDENCE,
+    *,
+    comparisons: float = 1,
+    row_cost: float | None = None,
+) -> Drop:
     """The drop from ``before`` to ``after``, one value a row each, with its upper bound.
 
     Shares of whole rows (right or wrong) get the score bound for paired proportions, agreement
-    with the original the exact binomial one; other bounded values an empirical Bernstein bound;
-    errors without limits a paired t bound, the only one that leans on a large sample.
+    with the original the exact binomial one; F1 and ROC AUC the contribution bound; other
+    bounded values an empirical Bernstein bound; errors without limits a paired t bound, the
+    only one that leans on a large sample.
+
+    Args:
+        metric: see Metric.
+        before: of the original, (rows,).
+        after: of the candidate, (rows,).
+        confidence: one-sided.
+        comparisons: candidates that one is chosen from; with M of them each bound is at
+            1 - (1 - confidence) / M, so that all of them hold together (Bonferroni).
+        row_cost: of ``metric.row_cost``, which F1 and ROC AUC need.
     """
     losses = metric.losses(before, after)
     n = len(losses)
     estimate = float(np.mean(losses)) if n else 0.0
-    return Drop(estimate, _upper(metric, losses, confidence), n, confidence)
+    upper = upper_bound(metric, losses, corrected(confidence, comparisons), row_cost)
+    return Drop(estimate, upper, n, confidence, comparisons)
 
 
-def smallest_provable(metric: Metric, rows: int, confidence: float = CONFIDENCE) -> float | None:
+def corrected(confidence: float, comparisons: float) -> float:
+    """The confidence of each bound with which ``comparisons`` hold together (Bonferroni)."""
+    if comparisons < 1:
+        raise ConfigError(f"comparisons is {comparisons}, expected 1 or more")
+    return 1 - (1 - confidence) / comparisons
+
+
+def smallest_provable(
+    metric: Metric, rows: int, comparisons: float = 1, *, confidence: float = CONFIDENCE
+) -> float | None:
     """The bound that ``rows`` rows give when not one answer changes; None where it depends.
 
-    No smaller drop can be proven with them, however good the candidate.
+    No smaller drop can be proven with them, however good the candidate. For F1 and ROC AUC it
+    depends on the rows of each class: ``Judge.smallest_provable`` knows them.
     """
-    if metric.limits is None:
+    if metric.limits is None or metric.row_cost is not None:
         return None
-    return _upper(metric, np.zeros(rows), confidence)
+    return upper_bound(metric, np.zeros(rows), corrected(confidence, comparisons))
+
+
+def upper_bound(
+    metric: Metric, losses: PerRow, confidence: float, row_cost: float | None = None
+) -> float:
+    """The one-sided bound of the mean of ``metric.losses``; which one, see ``drop``.
+
+    Raises:
+        ConfigError: the metric needs its ``row_cost``.
+    """
+    n = len(losses)
+    if metric.row_cost is not None:
+        if row_cost is None:
+            raise ConfigError(f"a bound of {metric.name} needs what one row may cost")
+        return min(1.0, contribution_bound(losses, row_cost, confidence))
+    if metric.limits is None:
+        return _student_bound(losses, confidence)
+    if metric.is_share and np.all(np.isin(losses, (-1.0, 0.0, 1.0))):
+        worse, better = int(np.sum(losses == 1)), int(np.sum(losses == -1))
+        if not metric.needs_labels:  # the original agrees with itself: nothing can get better
+            return binomial_bound(worse, n, confidence)
+        return paired_share_bound(worse, better, n, confidence)
+    low, high = metric.limits
+    return _bernstein_bound(losses, high - low, confidence)
+
+
+def contribution_bound(losses: PerRow, row_cost: float, confidence: float) -> float:
+    """Upper bound of a drop from paired contributions, see ``compress.contributions``.
+
+    A t bound in which z^2 / 2 more rows did as badly as can be. For losses of 0 and 1 that is
+    Wilson's score bound of a rate (Agresti & Coull 1998, American Statistician 52:119), close
+    to the exact one; without those rows a candidate that changed no row, or one, would seem
+    proven by any number of rows.
+    """
+    n = len(losses)
+    if n < 2:
+        return math.inf
+    z = NormalDist().inv_cdf(confidence)
+    more = z * z / 2
+    squares = float(np.sum(np.square(losses - np.mean(losses)))) + more * row_cost**2
+    t = student_quantile(confidence, n - 1)
+    return float(np.mean(losses)) + (more * row_cost + t * math.sqrt(squares)) / n
 
 
 def paired_share_bound(worse: int, better: int, rows: int, confidence: float = CONFIDENCE) -> float:
@@ -137,20 +212,29 @@ def mean_interval(values: PerRow, confidence: float = CONFIDENCE) -> tuple[float
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
+def contribution_interval(
+    per_row: PerRow, row_cost: float, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Two-sided interval of F1 or ROC AUC from its contributions, inside 0 to 1.
+
+    Wilson's with as many rows as would give a share this spread (the effective sample size of
+    Korn & Graubard 1998, Survey Methodology 24:193).
+    """
+    n = len(per_row)
+    if n < 2:
+        return 0.0, 1.0
+    value, variance = float(np.mean(per_row)), _standard_error(per_row) ** 2
+    # What has no spread is known as well as by the rows that weigh most.
+    fewest = n / max(1.0, row_cost)
+    effective = value * (1 - value) / variance if variance > 1 / (fewest * n) ** 2 else fewest
+    z = student_quantile(0.5 + confidence / 2, n - 1)
+    centre = (value + z * z / (2 * effective)) / (1 + z * z / effective)
+    spread = math.sqrt(max(0.0, value * (1 - value)) / effective + z * z / (4 * effective**2))
+    half = z * spread / (1 + z * z / effective)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 # ----- below
-
-
-def _upper(metric: Metric, losses: PerRow, confidence: float) -> float:
-    n = len(losses)
-    if metric.limits is None:
-        return _student_bound(losses, confidence)
-    if metric.is_share and np.all(np.isin(losses, (-1.0, 0.0, 1.0))):
-        worse, better = int(np.sum(losses == 1)), int(np.sum(losses == -1))
-        if not metric.needs_labels:  # the original agrees with itself: nothing can get better
-            return binomial_bound(worse, n, confidence)
-        return paired_share_bound(worse, better, n, confidence)
-    low, high = metric.limits
-    return _bernstein_bound(losses, high - low, confidence)
 
 
 def _bernstein_bound(losses: PerRow, width: float, confidence: float) -> float:

@@ -9,6 +9,15 @@ from math import prod
 import numpy as np
 import onnx
 
+from compress.bootstrap import drop_bound, interval
+from compress.bound import (
+    CONFIDENCE,
+    Drop,
+    contribution_interval,
+    corrected,
+    drop,
+    mean_interval,
+)
 from compress.metric import (
     ACCURACY,
     AGREEMENT,
@@ -22,6 +31,7 @@ from compress.metric import (
 from compress.session import Port, Session
 from hlserve.datasets import Rows
 from hlserve.errors import ConfigError, DataError
+from hlserve.nn.metrics import wilson_interval
 from hlserve.nn.param import Array
 
 CHUNK_ELEMENTS = 2**21  # input numbers at a time: keeps memory small for large rows
@@ -68,14 +78,105 @@ class Judge:
             raise DataError(f"{session.name}: output {self.output!r} holds NaN{hint}")
         return answers
 
+    def value(self, answers: Array, targets: Array) -> float:
+        """The metric over all rows.
+
+        Args:
+            answers: of ``answers``, (rows, ...).
+            targets: the labels; the original's answers for a metric that needs none.
+
+        Raises:
+            DataError: labels and answers do not fit each other, or a function of the user's
+                fails on them.
+        """
+        if self.metric.whole is not None:
+            return self.metric.whole(answers, targets)
+        return float(np.mean(self.per_row(answers, targets)))
+
+    def drop(self, before: Array, after: Array, targets: Array, *, comparisons: float = 1) -> Drop:
+        """How much worse ``after`` is than ``before``, the original's answers to the same rows.
+
+        Args:
+            before: the original's answers.
+            after: the candidate's.
+            targets: see ``value``.
+            comparisons: how many candidates one is chosen from, see ``bound.drop``.
+
+        Raises:
+            DataError: see ``value``.
+        """
+        whole = self.metric.whole
+        if whole is None:
+            return drop(
+                self.metric,
+                self.per_row(before, targets),
+                self.per_row(after, targets),
+                comparisons=comparisons,
+                row_cost=self.row_cost(before, targets),
+            )
+        sign = 1.0 if self.metric.higher_is_better else -1.0
+        level = corrected(CONFIDENCE, comparisons)
+        upper = drop_bound(whole, before, after, targets, sign=sign, confidence=level)
+        estimate = sign * (whole(before, targets) - whole(after, targets))
+        return Drop(estimate, upper, len(targets), CONFIDENCE, comparisons)
+
+    def interval(self, answers: Array, targets: Array) -> tuple[float, float]:
+        """Where the metric lies for all such rows, two-sided at 95 %.
+
+        Wilson's interval for shares, also for F1 and ROC AUC; Student's for other means; the
+        bootstrap's for a function of the user's. Infinite where there are too few rows.
+        """
+        if self.metric.whole is not None:
+            return interval(self.metric.whole, answers, targets, confidence=CONFIDENCE)
+        values = self.per_row(answers, targets)
+        cost = self.row_cost(answers, targets)
+        if cost is not None:
+            return contribution_interval(values, cost)
+        is_whole = bool(np.all((values == 0) | (values == 1))) and len(values) > 0
+        if self.metric.is_share and is_whole:
+            return wilson_interval(int(values.sum()), len(values))
+        return mean_interval(values)
+
+    def smallest_provable(
+        self, before: Array, targets: Array, *, comparisons: float = 1
+    ) -> float | None:
+        """The bound of a candidate that answers just as ``before``; None where it depends.
+
+        No smaller drop can be proven with these rows, however good the candidate.
+        """
+        if self.metric.limits is None and self.metric.whole is None:
+            return None
+        return self.drop(before, before, targets, comparisons=comparisons).upper
+
     def per_row(self, answers: Array, targets: Array) -> PerRow:
-        """The metric's value for every row; one label a row counts for all its positions."""
-        if self.metric is ACCURACY:
-            _require_labels(self.output, answers, targets)
-            if targets.ndim == 1 and answers.ndim > 2:
-                positions = prod(answers.shape[1:-1])
-                targets = np.repeat(targets[:, None], positions, axis=1)
-        return self.metric.per_row(answers, targets)
+        """One value a row, whose mean is the metric; of F1 and ROC AUC to first order.
+
+        One label a row counts for all its positions.
+
+        Raises:
+            ConfigError: the metric is a function of the user's, which has none.
+            DataError: see ``value``.
+        """
+        return self.metric.per_row(answers, self._fitted(answers, targets))
+
+    def losses(self, before: Array, after: Array, targets: Array) -> PerRow:
+        """How much worse every row got, for ``compress.selection``; raises as ``per_row``."""
+        return self.metric.losses(self.per_row(before, targets), self.per_row(after, targets))
+
+    def row_cost(self, answers: Array, targets: Array) -> float | None:
+        """What one spoilt row may cost, which bounds of F1 and ROC AUC need; else None."""
+        if self.metric.row_cost is None:
+            return None
+        return self.metric.row_cost(answers, self._fitted(answers, targets))
+
+    def _fitted(self, answers: Array, targets: Array) -> Array:
+        """The targets, checked; a label for every position where a row has one for all."""
+        if not self.metric.is_of_classes:
+            return targets
+        _require_labels(self.output, answers, targets)
+        if targets.ndim == 1 and answers.ndim > 2:
+            return np.repeat(targets[:, None], prod(answers.shape[1:-1]), axis=1)
+        return targets
 
 
 def make_judge(
@@ -140,6 +241,26 @@ def fixed_batch(session: Session) -> int | None:
     """The only batch size that the model takes; None where it is free."""
     sizes = {p.shape[0] for p in session.inputs if p.shape and isinstance(p.shape[0], int)}
     return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def require_classes(output: str, labels: Array, n_classes: int | None, *, where: str = "") -> None:
+    """Refuses labels that are no classes of an output that tells ``n_classes`` apart, or any.
+
+    Raises:
+        DataError: names the first such row.
+    """
+    most = np.inf if n_classes is None else n_classes - 1
+    if not labels.size or (labels.min() >= 0 and labels.max() <= most):
+        return
+    is_wrong = (labels < 0) | (labels > most)
+    row = int(np.argmax(is_wrong.reshape(len(labels), -1).any(axis=1)))
+    wrong = labels[row].flat[np.argmax(is_wrong[row])] if labels.ndim > 1 else labels[row]
+    told = "classes count from 0"
+    if n_classes is not None:
+        told = f"output {output!r} tells {n_classes} classes apart, 0 to {n_classes - 1}"
+        if labels.min() == 1 and labels.max() == n_classes:
+            told += "; these labels seem to count from 1"
+    raise DataError(f"{where}label {wrong} does not fit, in row {row}: {told}")
 
 
 def ends_in_softmax(model: onnx.ModelProto, output: str) -> bool:
@@ -235,12 +356,7 @@ def _require_labels(output: str, answers: Array, labels: Array) -> None:
     n_classes = answers.shape[-1] if answers.ndim > 1 else 2
     n_classes = 2 if hold_marks(answers, labels) else max(2, n_classes)
     is_scores = np.issubdtype(answers.dtype, np.floating)
-    if is_scores and labels.size and (labels.min() < 0 or labels.max() >= n_classes):
-        wrong = labels.max() if labels.max() >= n_classes else labels.min()
-        raise DataError(
-            f"label {wrong} does not fit: output {output!r} tells {n_classes} classes apart, "
-            f"0 to {n_classes - 1}"
-        )
+    require_classes(output, labels, n_classes if is_scores else None)
 
 
 def _shape(port: Port) -> str:

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
 from compress.bound import parse_max_drop
-from compress.candidates import Plan
-from compress.evaluate import Judge, bind_rows, ends_in_sigmoid, ends_in_softmax, make_judge
-from compress.metric import ACCURACY, AGREEMENT, LABEL_AGREEMENT, metric_named
-from compress.model_file import read_onnx
+from compress.candidates import Candidate, Plan
+from compress.clock import Clock, parse_duration
+from compress.endings import Course, Endings
+from compress.evaluate import Judge, bind_rows, make_judge
+from compress.explanation import sensitivity
+from compress.export import to_onnx
+from compress.goal import Goal, Minimize
+from compress.graph_planner import GraphPlanner, require_no_training
+from compress.metric import metric_named
+from compress.model_file import parameter_count, read_onnx
+from compress.onnx_import import IMPORT_ROWS, NotImportableError, import_onnx
+from compress.planner import Planner
 from compress.recipe import Recipe
-from compress.search import (
-    Goal,
-    Minimize,
-    Result,
-    Search,
-    Tell,
-    prepare_network,
-    prepare_onnx,
-    search,
-)
-from compress.session import Session
+from compress.row_checks import require_finite_answers, require_sane, takes_gaps, warnings_about
+from compress.search import ORIGINAL, Bench, Result, Search, Tell, search
+from compress.session import Provider, Session
+from compress.shaping import Shaper
+from compress.splits import Split, three_way
+from compress.student import student_for
+from compress.teacher import teacher_logits
 from compress.technique import Data
+from compress.trainee import BLAS_THREADS
+from compress.workshop import Workshop
 from hlserve.datasets import Rows
 from hlserve.errors import CompressionError, ConfigError, DataError, ModelFileError
 from hlserve.nn import checkpoint
-from hlserve.nn.architectures import build_for
-from hlserve.nn.network import Input, Network, Task
+from hlserve.nn.network import Network
 from hlserve.nn.param import Array
-from hlserve.nn.split import validation_split
-from hlserve.nn.table import categories_of
-
-SHARE_APART = 0.2  # of the rows, where no others were given to judge with
-SMALLEST_PROBABILITY = 1e-7  # keeps logarithms of a teacher's probabilities finite
 
 Model = Network | onnx.ModelProto
 
@@ -55,7 +58,29 @@ class Wishes:
     teacher: Model | None = None
     student: str | None = None
     require_proof: bool = False
+    provider: Provider = "cpu"
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is done, and where.
+
+    Attributes:
+        folder: where trained candidates are kept, for a search that is resumed.
+        jobs: trainings at a time, each in a process of its own; with 1 in this one.
+        is_resumed: whether to use what an interrupted search left in the folder.
+        progress: whether a terminal shows bars.
+    """
+
+    folder: Path
+    jobs: int = 1
+    is_resumed: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ConfigError(f"jobs are {self.jobs}, expected 1 or more")
 
 
 def read_model(path: Path) -> Model:
@@ -73,56 +98,48 @@ def read_model(path: Path) -> Model:
     raise ModelFileError(f"{path}: expected a checkpoint (.safetensors) or an ONNX file (.onnx)")
 
 
-def rows_apart(rows: Rows, *, seed: int) -> tuple[Rows, Rows]:
-    """Rows to learn from and rows to judge with, where only one set was given.
-
-    Raises:
-        DataError: too few rows.
-    """
-    is_classes = rows.y is not None and rows.y.ndim == 1 and rows.y.dtype.kind in "iu"
-    labels = rows.y if is_classes else None
-    kept, apart = validation_split(len(rows), SHARE_APART, seed=seed, labels=labels)
-    return rows.take(kept), rows.take(apart)
-
-
-def prepare(
-    model: Model, train: Rows, evaluation: Rows, wishes: Wishes, *, progress: bool = False
-) -> tuple[Search, Goal]:
+def prepare(model: Model, split: Split, wishes: Wishes, effort: Effort) -> tuple[Search, Goal]:
     """Everything that can be wrong with the wishes is found here, before any long work.
 
     Raises:
         ConfigError, DataError, ModelFileError, CompressionError: see ``search``.
     """
     metric = None if wishes.metric is None else metric_named(wishes.metric)
-    plan = wishes.plan
-    data = None
-    if isinstance(model, Network) or wishes.student is not None:
-        data = _data(model, train, wishes, progress=progress)
-    elif wishes.teacher is not None:
-        raise ConfigError("a teacher needs a network to teach: a checkpoint, or a --student")
-    if wishes.student is not None:
-        plan = replace(plan, student=_student(wishes.student, model, train, wishes))
-    if isinstance(model, Network):
-        assert data is not None
-        if wishes.output is not None:
-            raise ConfigError("--output is for ONNX files; a checkpoint has one output")
-        prepared = prepare_network(model, data, evaluation, plan=plan, metric=metric)
-    else:
-        prepared = prepare_onnx(
-            model,
-            train,
-            evaluation,
-            plan=plan,
-            data=data,
-            metric=metric,
-            output=wishes.output,
-            seed=wishes.seed,
-        )
+    if isinstance(model, Network) and wishes.output is not None:
+        raise ConfigError("--output is for ONNX files; a checkpoint has one output")
+    graph = _as_graph(model)
+    content = graph.SerializeToString()
+    session = Session(content, provider=wishes.provider)
+    judge = make_judge(graph, session, split.search.y, metric=metric, output=wishes.output)
     goal = Goal(
-        parse_max_drop(wishes.max_drop, prepared.judge.metric),
+        parse_max_drop(wishes.max_drop, judge.metric),
         wishes.minimize,
         wishes.batches,
         wishes.require_proof,
+    )
+    _require_sane(split, judge, session, takes_gaps(graph))
+    notes = [split.note] if split.note else []
+    bench = _bench(session, judge, split.search)
+    notes += warnings_about(judge, bench.answers, split.search.y)
+    subject = _subject(model, graph, session, split.train, wishes, effort, notes)
+    network = subject.network
+    prepared = Search(
+        original=Candidate(
+            ORIGINAL,
+            content,
+            parameter_count(graph) if network is None else network.n_parameters,
+            family="original",
+            macs=None if network is None else network.macs(),
+            network=network,
+        ),
+        session=session,
+        judge=judge,
+        bench=bench,
+        test=None if split.test is None else _bench(session, judge, split.test),
+        ladder=lambda goal, clock: subject.ladder(prepared, goal, clock),
+        sensitivity=subject.sensitivity,
+        n_train=len(split.train),
+        notes=notes,
     )
     return prepared, goal
 
@@ -132,17 +149,23 @@ def compress(
     *,
     train: Rows | tuple[Array, Array | None] | Mapping[str, Array],
     valid: Rows | tuple[Array, Array | None] | Mapping[str, Array] | None = None,
+    test: Rows | tuple[Array, Array | None] | Mapping[str, Array] | None = None,
     max_drop: str | float,
     metric: str | None = None,
     output: str | None = None,
     minimize: Minimize = "latency",
     batches: Sequence[int] = (1, 32),
+    budget: str | float | None = "10m",
+    jobs: int = 1,
     prune: float | None = None,
     quantize: str | None = None,
     recipe: Recipe | None = None,
     teacher: Model | str | Path | None = None,
     student: str | None = None,
     require_proof: bool = False,
+    provider: Provider = "cpu",
+    folder: str | Path | None = None,
+    is_resumed: bool = False,
     seed: int = 0,
     progress: bool = False,
     tell: Tell | None = None,
@@ -153,20 +176,28 @@ def compress(
         model: a network, an ONNX model, or the path of a checkpoint or ONNX file; stays as it is.
         train: rows to learn from and calibrate with: ``(X, y)``, ``Rows``, or arrays by input
             name. X is (rows, ...) in raw units; labels may be None.
-        valid: rows to judge with; without, a fifth of ``train`` is set apart.
+        valid: rows that choose; without, some of ``train`` are set apart.
+        test: rows for one look at the end; without, some of those that choose are set apart.
         max_drop: absolute, in the metric's unit; ``"0.5pp"`` is 0.005.
-        metric: ``accuracy``, ``mse``, ``mae``, ``agreement``, ``label-agreement`` or
-            ``cosine``; None takes accuracy for class labels, mse for numbers, agreement with
-            the original without labels.
+        metric: ``accuracy``, ``f1``, ``roc_auc``, ``mse``, ``mae``, ``agreement``,
+            ``label-agreement``, ``cosine`` or ``module:function``; None takes accuracy for class
+            labels, mse for numbers, agreement with the original without labels.
         output: the output that is judged, of an ONNX model.
-        minimize: ``latency`` or ``bytes``.
+        minimize: ``latency``, ``bytes`` or ``macs``.
         batches: rows a run, at which latency is measured.
+        budget: seconds, or ``"10m"``, after which nothing more is trained; None for no end.
+        jobs: trainings at a time. More than 1 starts processes, so that a script needs its
+            ``if __name__ == "__main__":``.
         prune: the only share of units to prune.
         quantize: ``int8`` or ``none``, to try only that.
         recipe: a ``compress.recipe.Recipe``, to try only that.
         teacher: whose answers are imitated; None: the original.
         student: an architecture such as ``mlp:64`` to distil into.
         require_proof: refuse what is inside the bound by its estimate alone.
+        provider: what the model will run on, ``cpu``, ``cuda`` or ``tensorrt``; latency is measured
+            there, and int8 is for the CPU alone.
+        folder: where what is trained is kept; None: nowhere.
+        is_resumed: go on with what an interrupted search left in ``folder``.
         seed: of every random choice.
         progress: whether a terminal shows bars.
         tell: is called with one line for each candidate.
@@ -188,18 +219,173 @@ def compress(
         teacher=None if teacher is None else _as_model(teacher),
         student=student,
         require_proof=require_proof,
+        provider=provider,
         seed=seed,
     )
-    learn = _as_rows(train)
-    if valid is None:
-        learn, judge = rows_apart(learn, seed=seed)
-    else:
-        judge = _as_rows(valid)
-    prepared, goal = prepare(_as_model(model), learn, judge, wishes, progress=progress)
-    return search(prepared, goal, seed=seed, progress=progress, tell=tell)
+    budget_s = parse_duration(budget) if isinstance(budget, str) else budget
+    split = three_way(
+        _as_rows(train),
+        None if valid is None else _as_rows(valid),
+        None if test is None else _as_rows(test),
+        seed=seed,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="hlserve-") as temporary,
+        threadpool_limits(limits=BLAS_THREADS, user_api="blas"),  # so that bits can be made again
+    ):
+        effort = Effort(Path(folder or temporary), jobs, is_resumed, progress)
+        prepared, goal = prepare(_as_model(model), split, wishes, effort)
+        return search(
+            prepared, goal, clock=Clock(budget_s), seed=seed, progress=progress, tell=tell
+        )
 
 
 # ----- below
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What the candidates are made of.
+
+    Attributes:
+        network: that can be trained; None where there is only a graph.
+        root: what is grown: the network, or a student for it.
+        data: what it learns from.
+        graph: the file from elsewhere; None where it came of ``network``.
+    """
+
+    network: Network | None
+    root: Network | None
+    data: Data | None
+    plan: Plan
+    graph: GraphPlanner | None
+    effort: Effort
+    notes: list[str]
+
+    def ladder(self, prepared: Search, goal: Goal, clock: Clock) -> Course:
+        """The candidates: of the network, then of the graph as it came."""
+        found = []
+        if self.root is not None and self.data is not None:
+            found += yield from self._planner(prepared, goal, clock).ladder()
+        is_free = (self.plan.ratio, self.plan.recipe, self.plan.student) == (None,) * 3
+        if self.graph is not None and is_free:
+            found += yield from self.graph.ladder()
+        return found
+
+    def sensitivity(self, kept_float: tuple[str, ...]) -> dict[str, Any]:
+        """What pruning and integers cost each part; nothing where there is only a graph."""
+        if self.network is None or self.data is None:
+            return {}
+        return sensitivity(self.network, self.data, kept_float)
+
+    def _planner(self, prepared: Search, goal: Goal, clock: Clock) -> Planner:
+        assert self.root is not None  # ladder
+        assert self.data is not None
+        effort, notes = self.effort, self.notes
+        shop = Workshop.opened(
+            self.root,
+            self.data,
+            effort.folder,
+            jobs=effort.jobs,
+            is_resumed=effort.is_resumed,
+            notes=notes,
+        )
+        least = prepared.smallest_provable
+        return Planner(
+            shop,
+            Endings(self.data, self.plan, goal, notes),
+            Shaper(self.data, goal, prepared.bench.feeds, prepared.batches(goal.batches)),
+            self.plan,
+            goal,
+            clock,
+            is_proof_possible=least is None or least <= goal.max_drop,
+            notes=notes,
+        )
+
+
+def _subject(
+    model: Model,
+    graph: onnx.ModelProto,
+    session: Session,
+    train: Rows,
+    wishes: Wishes,
+    effort: Effort,
+    notes: list[str],
+) -> _Subject:
+    if len(train) == 0:
+        raise DataError("there are no rows to learn from")
+    plan, reasons, network = _floats_only_on_gpus(wishes, notes), "", None
+    if isinstance(model, Network):
+        network = model
+        if network.activation_qparams:
+            raise CompressionError("the checkpoint is quantized already; start from the float one")
+    else:
+        network, reasons = _imported(graph, session, train, wishes, notes)
+    root = network
+    if wishes.student is not None:
+        root = student_for(wishes.student, model, train, seed=wishes.seed)
+        plan = replace(plan, student=root)
+    if root is None:
+        require_no_training(plan, reasons)
+        if wishes.teacher is not None:
+            raise ConfigError(
+                f"a teacher needs a network to teach, and this file cannot be trained: {reasons}"
+            )
+    planner = None
+    if not isinstance(model, Network):
+        feeds = bind_rows(session, train)
+        planner = GraphPlanner(graph, session, feeds, plan, notes, wishes.seed)
+    data = None if root is None else _data(root, model, train, wishes, effort)
+    return _Subject(network, root, data, plan, planner, effort, notes)
+
+
+def _floats_only_on_gpus(wishes: Wishes, notes: list[str]) -> Plan:
+    """ONNX Runtime's CUDA provider has no int8 kernels: integers would fall back to the CPU."""
+    if wishes.provider == "cpu" or wishes.plan.recipe is not None:
+        return wishes.plan
+    if wishes.plan.quantize == "int8":
+        raise ConfigError(
+            f"--quantize int8 is for --provider cpu; on {wishes.provider} ONNX Runtime computes "
+            "in floats"
+        )
+    notes.append(f"nothing is quantized for {wishes.provider}, where int8 does not gain")
+    return replace(wishes.plan, quantize="none")
+
+
+def _imported(
+    graph: onnx.ModelProto, session: Session, train: Rows, wishes: Wishes, notes: list[str]
+) -> tuple[Network | None, str]:
+    """The graph as a network, or why it cannot be one."""
+    feeds = bind_rows(session, train.take(slice(0, IMPORT_ROWS)))
+    try:
+        found = import_onnx(graph, feeds, judged_output=wishes.output)
+    except NotImportableError as error:
+        notes.append(f"the file cannot be trained, only quantized: {error}")
+        return None, str(error)
+    notes += found.notes
+    return found.network, ""
+
+
+def _require_sane(split: Split, judge: Judge, session: Session, has_gaps: bool) -> None:
+    parts = [("rows to judge with", split.search), ("rows to learn from", split.train)]
+    if split.test is not None:
+        parts.append(("rows for the last look", split.test))
+    for n, (where, rows) in enumerate(parts):
+        require_sane(rows, judge, session, has_gaps=has_gaps, where=where, judges=n == 0)
+
+
+def _bench(session: Session, judge: Judge, rows: Rows) -> Bench:
+    feeds = bind_rows(session, rows)
+    answers = judge.answers(session, feeds)
+    require_finite_answers(judge, answers)
+    targets = rows.y if judge.metric.needs_labels else answers
+    assert targets is not None  # make_judge
+    judge.value(answers, targets)  # what does not fit is said here
+    return Bench(feeds, targets, answers)
+
+
+def _as_graph(model: Model) -> onnx.ModelProto:
+    return to_onnx(model) if isinstance(model, Network) else model
 
 
 def _as_model(model: Model | str | Path) -> Model:
@@ -218,155 +404,9 @@ def _as_rows(rows: Rows | tuple[Array, Array | None] | Mapping[str, Array]) -> R
     raise DataError(f"rows are {type(rows).__name__}, expected (X, y), Rows or arrays by name")
 
 
-def _data(model: Model, train: Rows, wishes: Wishes, *, progress: bool) -> Data:
-    if len(train) == 0:
-        raise DataError("there are no rows to learn from")
+def _data(root: Network, model: Model, train: Rows, wishes: Wishes, effort: Effort) -> Data:
     teacher = model if wishes.teacher is None else wishes.teacher
-    logits = _logits(teacher, train, wishes.output)
-    return Data(_inputs_of(model, train), logits, seed=wishes.seed, progress=progress)
-
-
-def _inputs_of(model: Model, train: Rows) -> Rows:
-    """The rows of a network's inputs; one of a student's for another model."""
-    if isinstance(model, Network):
-        return Rows(train.inputs_for([entry.name for entry in model.inputs]), train.y)
-    return Rows({"x": train.x}, train.y)
-
-
-def _logits(teacher: Model, train: Rows, output: str | None) -> Array:
-    """What the teacher's closing Softmax or Sigmoid is fed with, or its numbers."""
-    if isinstance(teacher, Network):
-        bare = _ending_at_logits(teacher)
-        inputs = train.inputs_for([entry.name for entry in bare.inputs])
-        return next(iter(bare.predict(inputs).values()))
-    session = Session(teacher.SerializeToString(), name="teacher")
-    feeds = bind_rows(session, train)
-    judge = make_judge(teacher, session, None, output=output)
-    answers = judge.answers(session, feeds).astype(np.float32)
-    if answers.ndim != 2:
-        raise CompressionError(
-            f"the teacher answers {answers.shape} in output {judge.output!r}; distillation takes "
-            "one row of numbers for each row"
-        )
-    if ends_in_softmax(teacher, judge.output):
-        return np.log(np.maximum(answers, SMALLEST_PROBABILITY))
-    if ends_in_sigmoid(teacher, judge.output):
-        sure = np.clip(answers, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-        return np.asarray(np.log(sure / (1 - sure)))
-    return answers
-
-
-def _ending_at_logits(network: Network) -> Network:
-    """The same network, its output taken ahead of the closing Softmax; shares no array."""
-    copy = network.copy()
-    return Network(
-        copy.inputs,
-        copy.nodes,
-        {"logits": copy.logits_node},
-        task=copy.task,
-        class_labels=copy.class_labels,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What a student has to fit into.
-
-    Attributes:
-        input, output: the original's names.
-        rows: training rows in the original's shape and the data's type.
-        answers: the original's for some rows, (rows, outputs).
-    """
-
-    input: Input
-    output: str
-    rows: Array
-    answers: Array
-    task: Task
-    class_labels: tuple[str, ...] | None
-
-
-def _student(spec: str, model: Model, train: Rows, wishes: Wishes) -> Network:
-    """A fresh network that takes and gives what the original does, under the same names."""
-    if isinstance(model, Network):
-        place = _place_of_network(model, train)
-    else:
-        place = _place_of_onnx(model, train)
-    is_classes = place.task == "classification"
-    numbered = tuple(str(i) for i in range(place.answers.shape[1]))
-    numbers = place.answers if train.y is None else train.y
-    network = build_for(
-        spec,
-        place.rows,
-        np.zeros(len(place.rows), np.int64) if is_classes else numbers,
-        task=place.task,
-        class_labels=(place.class_labels or numbered) if is_classes else None,
-        units=place.input.units,
-        categories=categories_of(model) if isinstance(model, Network) else None,
-        seed=wishes.seed,
-    )
-    return _renamed(network, place)
-
-
-def _place_of_network(model: Network, train: Rows) -> _Place:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ConfigError(
-            "--student takes the place of models with one input and one output; this one has "
-            f"{[entry.name for entry in model.inputs]} and {list(model.outputs)}"
-        )
-    (entry,) = model.inputs
-    if entry.dtype != "float32":
-        raise ConfigError(f"--student takes float32; input {entry.name!r} is {entry.dtype}")
-    (output,) = model.outputs
-    rows = train.x.reshape(len(train), *entry.shape)
-    task: Task = model.task or "regression"
-    answers = model.predict(rows)[output]
-    return _Place(entry, output, rows, answers, task, model.class_labels)
-
-
-def _place_of_onnx(model: onnx.ModelProto, train: Rows) -> _Place:
-    session = Session(model.SerializeToString())
-    if len(session.inputs) != 1 or len(session.outputs) != 1:
-        raise ConfigError(
-            "--student takes the place of models with one input and one output; this one has "
-            f"{len(session.inputs)} and {len(session.outputs)}"
-        )
-    (port,) = session.inputs
-    if port.dtype != "float32":
-        raise ConfigError(f"--student takes float32; input {port.name!r} is {port.dtype}")
-    feeds = bind_rows(session, train)
-    judge = make_judge(model, session, train.y)
-    answers = judge.answers(session, feeds)
-    if answers.ndim != 2:
-        raise ConfigError(f"--student answers one row of numbers, the original {answers.shape}")
-    rows = feeds[port.name].astype(train.x.dtype, copy=False)  # uint8 says that these are pixels
-    return _Place(
-        Input(port.name, rows.shape[1:]),
-        judge.output,
-        rows,
-        answers,
-        _task_of(judge, ends_in_sigmoid(model, judge.output), answers, train.y),
-        None,
-    )
-
-
-def _task_of(judge: Judge, is_sigmoid: bool, answers: Array, labels: Array | None) -> Task:
-    if judge.metric not in (ACCURACY, AGREEMENT, LABEL_AGREEMENT):
-        return "regression"
-    # A sigmoid of its own for each class is one class a row where the labels say so.
-    has_one_class = labels is not None and labels.ndim == 1 and answers.shape[1] > 1
-    return "multilabel" if is_sigmoid and not has_one_class else "classification"
-
-
-def _renamed(network: Network, place: _Place) -> Network:
-    (entry,) = network.inputs
-    (node,) = network.outputs.values()
-    names = {entry.name: place.input.name}
-    nodes = [replace(n, inputs=tuple(names.get(i, i) for i in n.inputs)) for n in network.nodes]
-    return Network(
-        [replace(entry, name=place.input.name)],
-        nodes,
-        {place.output: node},
-        task=network.task,
-        class_labels=place.class_labels,
-    )
+    logits = teacher_logits(teacher, train, wishes.output)
+    inputs = train.inputs_for([entry.name for entry in root.inputs])
+    rows = Rows(root.fitting_rows(inputs), train.y)
+    return Data(rows, logits, seed=wishes.seed, progress=effort.progress)

@@ -31,14 +31,28 @@ class Latency:
 
     Attributes:
         rounds_s: the median of each round, seconds.
+        p95_rounds_s: what 95 % of a round's runs stay below, seconds, for each round.
     """
 
     rounds_s: tuple[float, ...]
+    p95_rounds_s: tuple[float, ...] = ()
 
     @property
     def p50_s(self) -> float:
         """The smallest of the medians."""
         return min(self.rounds_s)
+
+    @property
+    def p95_s(self) -> float:
+        """The median over the rounds of what 95 % of the runs stay below; NaN where unknown."""
+        return float(np.median(self.p95_rounds_s)) if self.p95_rounds_s else math.nan
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """Where the median of the rounds' medians lies, with 95 % confidence (order statistics)."""
+        ordered = sorted(self.rounds_s)
+        rank = _sign_test_rank(len(ordered), (1 - CONFIDENCE) / 2)
+        return ordered[rank], ordered[len(ordered) - 1 - rank]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +98,17 @@ def measure(
         for batch in batches:
             rows = take_rows(feeds, np.arange(batch))
             repeats = {name: _repeats(session, rows) for name, session in sessions.items()}
-            times: dict[str, list[float]] = {name: [] for name in sessions}
+            times: dict[str, list[tuple[float, float]]] = {name: [] for name in sessions}
             stop = time.perf_counter() + budget_s / len(batches)
             for number in range(ROUNDS):
                 if number >= MIN_ROUNDS and time.perf_counter() > stop:
                     break
                 for name, session in sessions.items():
-                    times[name].append(_median_s(session, rows, repeats[name]))
+                    times[name].append(_quantiles_s(session, rows, repeats[name]))
                 bar.update()
             for name in sessions:
-                found[name][batch] = Latency(tuple(times[name]))
+                medians, p95s = zip(*times[name], strict=True)
+                found[name][batch] = Latency(medians, p95s)
     return found
 
 
@@ -115,25 +130,27 @@ def _repeats(session: Session, rows: Mapping[str, Array]) -> int:
     return max(1, min(200, int(TURN_S / max(1e-7, time.perf_counter() - started))))
 
 
-def _median_s(session: Session, rows: Mapping[str, Array], repeats: int) -> float:
+def _quantiles_s(session: Session, rows: Mapping[str, Array], repeats: int) -> tuple[float, float]:
+    """The median of some runs, and what 95 % of them stay below."""
     times = []
     session.run(rows)  # what ran before has taken the caches
     for _ in range(repeats):
         started = time.perf_counter()
         session.run(rows)
         times.append(time.perf_counter() - started)
-    return float(np.median(times))
+    p50, p95 = np.quantile(times, (0.5, 0.95))
+    return float(p50), float(p95)
 
 
-def _sign_test_rank(n: int) -> int:
-    """The largest k such that fewer than k + 1 of n fair coins fall heads at most 5 % of the time.
+def _sign_test_rank(n: int, risk: float = 1 - CONFIDENCE) -> int:
+    """The largest k such that fewer than k + 1 of n fair coins fall heads with this risk at most.
 
     The k-th smallest value (from 0) is then a lower bound of the median.
     """
     below, rank = 0.0, 0
     for k in range(n):
         below += math.comb(n, k) / 2**n
-        if below > 1 - CONFIDENCE:
+        if below > risk:
             break
         rank = k
     return rank

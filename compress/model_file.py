@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx.external_data_helper import load_external_data_for_tensor
 
+from compress.integrity import (
+    graphs,
+    require_sound_graph,
+    require_sound_tensors,
+    require_text,
+    size_bytes,
+    tensors,
+)
 from compress.session import Session
 from hlserve.errors import ModelFileError
 
@@ -28,12 +38,9 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
     Raises:
         ModelFileError: it cannot be read, is cut off, is no ONNX model, names weights outside
-            its folder, or does not load.
+            its folder, does not hold together, or does not load.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+    content = _content(path)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
@@ -41,20 +48,20 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise ModelFileError(
             f"{path}: not a whole ONNX file ({len(content):,} bytes); was it cut off?"
         ) from error
+    require_text(path, model)
     if not model.graph.output or not model.opset_import:
         raise ModelFileError(f"{path}: not an ONNX model: it has no graph with outputs")
+    require_sound_tensors(path, model)
     _take_in_external_data(path, model)
+    require_sound_graph(path, model)
     Session(model.SerializeToString(), name=str(path))
     return model
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every operator, those inside If, Loop and Scan too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from nodes(inner)
+    for inner in graphs(graph):
+        yield from inner.node
 
 
 def has_subgraphs(model: onnx.ModelProto) -> bool:
@@ -70,7 +77,7 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 
 def parameter_count(model: onnx.ModelProto) -> int:
     """How many numbers the weights hold; scales, zero points and shapes among them."""
-    return sum(_element_count(tensor) for tensor in _tensors(model.graph))
+    return sum(prod(tensor.dims) for tensor in tensors(model))
 
 
 def opset(model: onnx.ModelProto) -> int:
@@ -81,48 +88,58 @@ def opset(model: onnx.ModelProto) -> int:
 # ----- below
 
 
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ModelFileError(f"{path} cannot be read: it is no file; name the .onnx file itself")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelFileError(f"{path}: {size:,} bytes; more than 2 GB do not fit into one file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _take_in_external_data(path: Path, model: onnx.ModelProto) -> None:
-    outside = [t for t in _tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+    outside = [t for t in tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]
+    if sum(map(size_bytes, outside)) > MAX_BYTES:
+        raise ModelFileError(f"{path}: more than 2 GB of weights do not fit into one file")
     for tensor in outside:
         _require_inside(path, tensor)
-    if not outside:
-        return
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelFileError(f"{path}: external weights cannot be read: {error}") from error
+        try:
+            load_external_data_for_tensor(tensor, str(path.parent))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelFileError(f"{path}: external weights cannot be read: {error}") from error
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    if outside:
+        require_sound_tensors(path, model)
     if model.ByteSize() > MAX_BYTES:
         raise ModelFileError(f"{path}: more than 2 GB of weights do not fit into one file")
 
 
 def _require_inside(path: Path, tensor: onnx.TensorProto) -> None:
-    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+    """The content is a regular file in the model's folder that holds just what the shape says."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    where = f"{path}: weight {tensor.name!r}"
     folder = path.parent.resolve()
-    target = (folder / location).resolve()  # follows links
+    try:
+        target = (folder / location).resolve()  # follows links
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{where} points to {location!r}, which is no path") from error
     if not location or not target.is_relative_to(folder) or target == folder:
-        raise ModelFileError(
-            f"{path}: weight {tensor.name!r} points to {location!r}, outside the model's folder; "
-            "refused"
-        )
+        raise ModelFileError(f"{where} points to {location!r}, outside the model's folder; refused")
     if not target.is_file():
-        raise ModelFileError(f"{path}: weight {tensor.name!r} is in {location!r}, which is missing")
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in nodes(graph):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                yield from inner.initializer
-
-
-def _element_count(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
+        raise ModelFileError(f"{where} is in {location!r}, which is missing")
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", target.stat().st_size - offset))
+    except ValueError as error:
+        raise ModelFileError(f"{where}: offset or length is no number") from error
+    wanted = size_bytes(tensor)
+    if offset < 0 or length != wanted or offset + length > target.stat().st_size:
+        raise ModelFileError(
+            f"{where} of shape {list(tensor.dims)} should hold {wanted:,} bytes; {location!r} has "
+            f"{target.stat().st_size:,}, and {length:,} from {offset:,} on are asked for"
+        )

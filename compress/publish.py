@@ -3,61 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata as packages
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from compress.evaluate import fixed_batch, take_rows
-from compress.recipe import MADE_WITH, SCHEMA_VERSION, steps_to_toml
-from compress.search import Result, Search, Verdict
+from compress.findings import Origin
+from compress.lock import Environment, Lock, rows_sha256
+from compress.recipe import Recipe
+from compress.report.folder import report_files
+from compress.search import Result, Search
 from compress.session import Port, Session
+from compress.trainee import BLAS_THREADS
 from hlserve import __version__, datatypes
+from hlserve.datasets import Rows
 from hlserve.nn.param import Array
 from hlserve.repository import Metadata, TensorSpec, publish
 
 GOLDEN_ROWS = 4
-REPORT_FILE = "report.json"
-_LOCKED = ("numpy", "onnx", "onnxruntime")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What the result was made from.
-
-    Attributes:
-        file: the model's file.
-        data, evaluation: the names or paths of the rows; None where there were none of their own.
-        task, class_labels, units: of the original, where they are known.
-        frontend: what makes the original's inputs of texts or sounds, as JSON; None where they
-            are numbers.
-    """
-
-    file: str
-    data: str
-    evaluation: str | None = None
-    task: str | None = None
-    class_labels: tuple[str, ...] | None = None
-    units: Mapping[str, str] = field(default_factory=dict)
-    frontend: dict[str, Any] | None = None
-
-
-def publish_result(result: Result, prepared: Search, origin: Origin, out: Path) -> int:
+def publish_result(
+    result: Result, prepared: Search, origin: Origin, found: dict[str, Any], out: Path
+) -> int:
     """Publishes ``result.best`` as the next version at ``out``; answers its number.
+
+    ``found`` is what ``findings`` says of the result; it becomes the report beside the model.
 
     Raises:
         RepositoryError: see ``hlserve.repository.publish``; nothing half-written is left.
     """
     model = result.best.candidate.model
     session = Session(model)
-    found = report(result, origin)
     described = Metadata(
         inputs=tuple(_spec(port, origin.units.get(port.name)) for port in session.inputs),
         outputs=tuple(_spec(port, None) for port in session.outputs),
@@ -80,85 +61,38 @@ def publish_result(result: Result, prepared: Search, origin: Origin, out: Path) 
         out,
         model=model,
         metadata=described,
-        golden=_golden(session, prepared.feeds),
+        golden=_golden(session, prepared.bench.feeds),
         recipe_lock=lock(result, prepared, origin),
-        report={REPORT_FILE: msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"},
+        report=report_files(found),
     )
-
-
-def report(result: Result, origin: Origin) -> dict[str, Any]:
-    """Everything that was measured, as JSON can hold it.
-
-    Accuracies and drops are in the metric's unit, latencies in seconds a run.
-    """
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": origin.file,
-        "data": origin.data,
-        "evaluation": origin.evaluation or origin.data,
-        "rows": result.best.drop.rows if result.best.drop else 0,
-        "metric": result.judge.metric.name,
-        "output": result.judge.output,
-        "max_drop": result.goal.max_drop,
-        "smallest_provable_drop": result.smallest_provable,
-        "is_proven": result.is_proven,
-        "minimize": result.goal.minimize,
-        "seed": result.seed,
-        "original": described(result.original),
-        "best": described(result.best),
-        "tried": [described(verdict) for verdict in result.tried],
-        "notes": list(result.notes),
-    }
-
-
-def described(verdict: Verdict) -> dict[str, Any]:
-    """One model's row of the report."""
-    drop = verdict.drop
-    return {
-        "name": verdict.candidate.name,
-        "value": verdict.value if isfinite(verdict.value) else None,
-        "drop": None if drop is None else drop.estimate,
-        "drop_upper": None if drop is None or not isfinite(drop.upper) else drop.upper,
-        "parameters": verdict.candidate.parameters,
-        "size_bytes": verdict.candidate.size_bytes,
-        "latency_s": {str(b): latency.p50_s for b, latency in verdict.latency.items()},
-        "speed_up": {str(b): gain.ratio for b, gain in verdict.speed_up.items()},
-        "speed_up_lower": {str(b): gain.lower for b, gain in verdict.speed_up.items()},
-        "refusal": verdict.refusal,
-        "steps": [
-            {
-                "technique": step.technique,
-                "settings": step.settings,
-                "parameters": step.parameters,
-                "macs": step.macs,
-                "size_bytes": step.size_bytes,
-                "seconds": round(step.seconds, 3),
-            }
-            for step in verdict.candidate.steps
-        ],
-    }
 
 
 def lock(result: Result, prepared: Search, origin: Origin) -> str:
     """How the version was made, as TOML: what went in, with what, and the steps of its recipe."""
-    versions = {name: packages.version(name) for name in _LOCKED if _is_installed(name)}
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "hlserve": __version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **versions,
-        "model": Path(origin.file).name,
-        "model_sha256": _sha256(prepared.original.model),
-        "result_sha256": _sha256(result.best.candidate.model),
-        "data": origin.data,
-        "seed": result.seed,
-    }
-    made_with = f"[{MADE_WITH}]\n" + steps_to_toml([head]).partition("\n")[2]
-    return f"{made_with}\n{result.best.candidate.recipe}"
+    ingredients = replace(
+        origin.ingredients,
+        model=origin.file,
+        data=origin.data,
+        evaluation=origin.evaluation,
+        evaluation_sha256=rows_sha256(Rows(prepared.bench.feeds, _labels(prepared))),
+        result_sha256=_sha256(result.best.candidate.model),
+        seed=result.seed,
+        output=result.judge.output,
+        metric=result.judge.metric.name,
+        max_drop=result.goal.max_drop,
+        minimize=result.goal.minimize,
+        batches=result.goal.batches,
+        trials=len(result.tried),
+    )
+    recipe = Recipe.from_toml(result.best.candidate.recipe)
+    return Lock(Environment.here(blas_threads=BLAS_THREADS), ingredients, recipe).to_toml()
 
 
 # ----- below
+
+
+def _labels(prepared: Search) -> Array | None:
+    return prepared.bench.targets if prepared.judge.metric.needs_labels else None
 
 
 def _spec(port: Port, units: str | None) -> TensorSpec:
@@ -180,11 +114,3 @@ def _golden(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array] | 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        packages.version(name)
-    except packages.PackageNotFoundError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Recipes: techniques in order, as Python objects and as TOML.
+"""Recipes: techniques in order, then steps on the exported file; as Python objects and as TOML.
 
 [[step]]
 technique = "PruneChannels"
@@ -7,37 +7,50 @@ ratio = 0.5
 [[step]]
 technique = "Distill"
 epochs = 6
+
+[[step]]
+technique = "Simplify"
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any, final
 
 import msgspec
 
 from compress.distillation import Distill, FineTune
+from compress.factorization import FactorizeLinear
 from compress.folding import FoldBatchNorm, FoldScale
+from compress.graph_step import GraphStep
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
 from compress.quantization.post_training import PostTraining
+from compress.simplify import Simplify
 from compress.technique import Compressed, Data, Report, Technique
 from hlserve.errors import CompressionError, ConfigError, SchemaVersionError
 from hlserve.nn.network import Network
 
-SCHEMA_VERSION = 1  # of recipe.lock
+SCHEMA_VERSION = 2  # of recipe.lock
 MADE_WITH = "made_with"  # its table of what went in, which a recipe has not
 
 TECHNIQUES: tuple[type[Technique], ...] = (
     Distill,
+    FactorizeLinear,
     FineTune,
     FoldBatchNorm,
     FoldScale,
     PruneChannels,
     QuantizeStatic,
+)
+
+GRAPH_STEPS: tuple[type[GraphStep], ...] = (
+    PostTraining,
+    Simplify,
 )
 
 
@@ -48,11 +61,12 @@ class Recipe(Technique):
 
     Attributes:
         steps: what is done to the network.
-        ending: what is done to the file it is exported to; not a part of ``apply``.
+        endings: what is done to the file it is exported to; not a part of ``apply``, see
+            ``compress.remake``.
     """
 
     steps: tuple[Technique, ...]
-    ending: PostTraining | None = None
+    endings: tuple[GraphStep, ...] = ()
 
     def transform(self, network: Network, data: Data) -> Compressed:
         """See Technique."""
@@ -68,10 +82,11 @@ class Recipe(Technique):
 
     def to_toml(self) -> str:
         """The recipe as ``from_toml`` reads it."""
-        tables = [{"technique": type(step).__name__, **step.settings()} for step in self.steps]
-        if self.ending is not None:
-            tables.append(ending_table(self.ending))
-        return steps_to_toml(tables)
+        every: tuple[Technique | GraphStep, ...] = (*self.steps, *self.endings)
+        return "\n".join(
+            table_to_toml("[[step]]", {"technique": type(step).__name__, **step.settings()})
+            for step in every
+        )
 
     @classmethod
     def from_toml(cls, text: str, *, name: str = "recipe") -> Recipe:
@@ -92,16 +107,16 @@ class Recipe(Technique):
         steps = content.get("step", [])
         if not isinstance(steps, list) or not steps:
             raise ConfigError(f"{name}: no steps; write one or more tables [[step]]")
-        *known, last = (
-            _step(f"{name}, step {n}", s, is_last=n == len(steps))
-            for n, s in enumerate(steps, start=1)
-        )
-        techniques = tuple(step for step in known if isinstance(step, Technique))
-        return (
-            cls((*techniques, last))
-            if isinstance(last, Technique)
-            else cls(techniques, ending=last)
-        )
+        found = [_step(f"{name}, step {n}", table) for n, table in enumerate(steps, start=1)]
+        endings = tuple(step for step in found if isinstance(step, GraphStep))
+        for n, step in enumerate(found[: len(found) - len(endings)], start=1):
+            if isinstance(step, GraphStep):
+                raise ConfigError(
+                    f"{name}, step {n}: {type(step).__name__} works on the exported file; "
+                    "techniques that work on the network come before it"
+                )
+        techniques = tuple(step for step in found if isinstance(step, Technique))
+        return cls(techniques, endings)
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -117,6 +132,15 @@ class Recipe(Technique):
         return cls.from_toml(text, name=f"recipe {path}")
 
 
+def table_to_toml(header: str, content: Mapping[str, Any]) -> str:
+    """One TOML table; what is None is left out."""
+    lines = [f"{key} = {_toml(value)}" for key, value in content.items() if value is not None]
+    return "\n".join([header, *lines]) + "\n"
+
+
+# ----- below
+
+
 def _require_known_schema(name: str, made_with: object) -> None:
     version = made_with.get("schema_version", 1) if isinstance(made_with, dict) else 1
     if not isinstance(version, int) or version > SCHEMA_VERSION:
@@ -126,31 +150,16 @@ def _require_known_schema(name: str, made_with: object) -> None:
         )
 
 
-def steps_to_toml(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Tables ``[[step]]``, one a step, as they came."""
-    return "\n".join(
-        "\n".join(["[[step]]", *(f"{name} = {_toml(value)}" for name, value in step.items())])
-        + "\n"
-        for step in steps
-    )
-
-
-def ending_table(ending: PostTraining) -> dict[str, Any]:
-    """The table of a step that is done to a file."""
-    return {"technique": PostTraining.__name__, **asdict(ending)}
-
-
-def _step(where: str, content: object, *, is_last: bool) -> Technique | PostTraining:
+def _step(where: str, content: object) -> Technique | GraphStep:
     if not isinstance(content, dict) or not isinstance(content.get("technique"), str):
         raise ConfigError(f'{where}: expected a table with technique = "..."')
-    known: dict[str, type[Technique] | type[PostTraining]] = {t.__name__: t for t in TECHNIQUES}
-    if is_last:  # it changes the exported file, and no technique takes a file
-        known[PostTraining.__name__] = PostTraining
+    known: dict[str, type[Technique] | type[GraphStep]] = {t.__name__: t for t in TECHNIQUES}
+    known |= {step.__name__: step for step in GRAPH_STEPS}
     name = content["technique"]
     if name not in known:
         raise ConfigError(f"{where}: unknown technique {name!r}; there are {', '.join(known)}")
     settings = {key: value for key, value in content.items() if key != "technique"}
-    allowed = [f.name for f in fields(known[name])]  # type: ignore[arg-type]  # each is a dataclass
+    allowed = [f.name for f in fields(known[name]) if f.init]  # type: ignore[arg-type]  # each is a dataclass
     unknown = sorted(settings.keys() - set(allowed))
     if unknown:
         expected = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
@@ -162,11 +171,14 @@ def _step(where: str, content: object, *, is_last: bool) -> Technique | PostTrai
 
 
 def _toml(value: Any) -> str:
-    """A setting: text, number, truth or a list of them."""
+    """A setting: text, number, truth, or a list or table of them."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return msgspec.json.encode(value).decode()  # a JSON string is a TOML basic string
-    if isinstance(value, list | tuple):
+        # A JSON string is a TOML basic string, but for one sign that TOML wants escaped.
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, Sequence):
         return f"[{', '.join(_toml(v) for v in value)}]"
-    return repr(value)
+    return repr(int(value)) if isinstance(value, Integral) else repr(float(value))

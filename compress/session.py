@@ -1,6 +1,7 @@
 """The one place in compress that runs ONNX Runtime, and translates its errors.
 
-Sessions are made for measuring and for parity: one intra-op thread, no spinning, the CPU.
+Sessions are made for measuring and for parity: one intra-op thread, no spinning, and the CPU,
+unless more is asked for.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
 
-from hlserve.errors import DataError, MissingDependencyError, ModelFileError
+from hlserve.errors import ConfigError, DataError, MissingDependencyError, ModelFileError
 from hlserve.nn.param import Array
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else the import may warn and write a file
@@ -40,7 +41,17 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.RuntimeException,
     ort_errors.EPFail,
 )
+MOST_FOLDED_BYTES = 2**26  # of one constant that is computed when a model loads
 _FATAL_ONLY = 4  # log severity: what goes wrong is raised anyway
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+
+# What ONNX Runtime is asked for, in order: single operators may have no kernel on the first.
+_PROVIDERS: dict[Provider, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -66,21 +77,41 @@ class Session:
     Args:
         model: the serialized model.
         name: what messages call it.
+        provider: what runs it; never another one in silence.
+        threads: that share one operator's work.
 
     Raises:
         ModelFileError: ONNX Runtime does not load it.
+        ConfigError: the provider is missing in this installation, or does not start here.
     """
 
-    def __init__(self, model: bytes, *, name: str = "model") -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        name: str = "model",
+        provider: Provider = "cpu",
+        threads: int = 1,
+    ) -> None:
         self.name = name
+        self.provider: Provider = provider
+        wanted = _wanted(provider)
         try:
             self._session = ort.InferenceSession(
-                model, _options(), providers=["CPUExecutionProvider"]
+                model, _options(threads), providers=list(wanted), enable_fallback=0
             )
+            self.inputs = tuple(_port(entry) for entry in self._session.get_inputs())
+            self.outputs = tuple(_port(entry) for entry in self._session.get_outputs())
         except RUNTIME_ERRORS as error:
             raise ModelFileError(f"{name}: ONNX Runtime cannot load it: {error}") from error
-        self.inputs = tuple(_port(entry) for entry in self._session.get_inputs())
-        self.outputs = tuple(_port(entry) for entry in self._session.get_outputs())
+        except UnicodeDecodeError as error:  # a message or an axis that quotes what is no text
+            raise ModelFileError(f"{name}: ONNX Runtime cannot load it: it is damaged") from error
+        running = self._session.get_providers()
+        if running[0] != wanted[0]:  # it goes on with the next one where the first cannot start
+            raise ConfigError(
+                f"{name}: {wanted[0]} does not start on this machine; ONNX Runtime would run it "
+                f"with {', '.join(running)}: see that a GPU and its driver are there"
+            )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output for one batch.
@@ -95,10 +126,24 @@ class Session:
         return dict(zip((o.name for o in self.outputs), results, strict=True))
 
 
+def runtime() -> tuple[str, tuple[str, ...]]:
+    """ONNX Runtime's version and the providers that this installation has."""
+    return str(ort.__version__), tuple(ort.get_available_providers())
+
+
 def optimized_operators(model: bytes) -> Counter[str]:
     """How often each operator stands in the graph that ONNX Runtime really runs.
 
     The optimized file is specific to this machine's processor; it is read and thrown away.
+    """
+    return Counter(node.op_type for node in optimized(model).graph.node)
+
+
+def optimized(model: bytes) -> onnx.ModelProto:
+    """The graph that ONNX Runtime really runs on this machine's processor.
+
+    Raises:
+        ModelFileError: ONNX Runtime does not load it.
     """
     with tempfile.TemporaryDirectory(prefix="hlserve-") as folder:
         path = Path(folder) / "optimized.onnx"
@@ -108,8 +153,7 @@ def optimized_operators(model: bytes) -> Counter[str]:
             ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except RUNTIME_ERRORS as error:
             raise ModelFileError(f"ONNX Runtime cannot load the model: {error}") from error
-        graph = onnx.load(path).graph
-    return Counter(node.op_type for node in graph.node)
+        return onnx.load(path, load_external_data=False)
 
 
 def as_dtype(array: Array, port: Port) -> Array:
@@ -117,12 +161,33 @@ def as_dtype(array: Array, port: Port) -> Array:
     return np.ascontiguousarray(array, dtype=np.dtype(port.dtype))
 
 
-def _options() -> Any:
+def _wanted(provider: Provider) -> tuple[str, ...]:
+    if provider not in get_args(Provider):
+        raise ConfigError(
+            f"provider is {provider!r}, expected one of {', '.join(get_args(Provider))}"
+        )
+    wanted = _PROVIDERS[provider]
+    available = ort.get_available_providers()
+    if wanted[0] not in available:
+        raise ConfigError(
+            f"provider {provider!r} needs {wanted[0]}; this ONNX Runtime has "
+            f'{", ".join(available)}. For an NVIDIA GPU type: pip install "hlserve[gpu]"'
+        )
+    if provider != "cpu":
+        ort.preload_dlls()
+    return wanted
+
+
+def _options(threads: int = 1) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A few bytes of a hostile file may ask for a constant of any size, at load.
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(MOST_FOLDED_BYTES)
+    )
     return options
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import final
 
 import numpy as np
 import onnx
@@ -15,7 +17,9 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from compress.evaluate import take_rows
 from compress.export import IR_VERSION, OPSET, check
+from compress.graph_step import GraphStep
 from compress.model_file import opset
 from compress.session import Session
 from hlserve.errors import CompressionError, DataError, ModelFileError
@@ -23,6 +27,7 @@ from hlserve.nn.param import Array
 
 # Folding and fusing sum in another order; a real mistake is off by far more.
 RTOL, ATOL = 1e-3, 1e-4
+COMPARED_ROWS = 32
 
 # What the libraries raise on graphs that they do not understand.
 _GRAPH_ERRORS = (
@@ -37,6 +42,32 @@ _GRAPH_ERRORS = (
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
 )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Simplify(GraphStep):
+    """``simplify`` as a step of a recipe; what cannot be done to a graph is left out."""
+
+    name: str = field(default="simplified", init=False)
+
+    def apply(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array], *, batch: int | None = None
+    ) -> onnx.ModelProto:
+        """See GraphStep."""
+        return simplify(model, few_rows(feeds, batch=batch))[0]
+
+
+def few_rows(feeds: Mapping[str, Array], *, batch: int | None) -> dict[str, Array]:
+    """The rows that ``simplify`` compares on: the first ones, as many as the model takes.
+
+    Raises:
+        CompressionError: there are none.
+    """
+    rows = len(next(iter(feeds.values()), ()))
+    if rows == 0:
+        raise CompressionError("Simplify needs rows, to see that the model answers as before")
+    return take_rows(feeds, np.arange(batch or min(rows, COMPARED_ROWS)))
 
 
 def simplify(

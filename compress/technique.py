@@ -44,7 +44,8 @@ class Report:
     Attributes:
         technique: the class's name.
         settings: its fields.
-        parameters, macs: of the network; multiply-accumulates are those of one row.
+        parameters, macs: of the network; multiply-accumulates are those of one row, None where
+            they are not known.
         size_bytes: of the exported file.
         seconds: wall time.
     """
@@ -52,7 +53,7 @@ class Report:
     technique: str
     settings: dict[str, Any]
     parameters: int
-    macs: int
+    macs: int | None
     size_bytes: int
     seconds: float
 

@@ -16,7 +16,6 @@ from typing import Any, Literal, Never
 import numpy as np
 from tqdm import tqdm
 
-from compress.architecture_search.crew import Crew
 from compress.architecture_search.evaluation import evaluate_front
 from compress.architecture_search.front import front
 from compress.architecture_search.journal import Journal, Running
@@ -35,7 +34,9 @@ from compress.architecture_search.worker import (
     Stopped,
     Trained,
     file_name,
+    work,
 )
+from compress.crew import Crew
 from compress.metric import ACCURACY, MAE, Metric
 from hlserve.datasets import Dataset
 from hlserve.errors import ConfigError, DataError, TrainingError
@@ -185,7 +186,7 @@ class _Run:
             disable=None if progress else True,
         )
         ending = "all trials"
-        with bar, Crew(lesson, self._effort.jobs) as crew:
+        with bar, Crew[Lesson, Order, Message](work, lesson, self._effort.jobs) as crew:
             try:
                 self._drop_dominated()  # an interrupted run may have left one
                 self._show_best(bar)
@@ -216,7 +217,7 @@ class _Run:
         """How long may be waited; at least a moment, for a first network beyond the budget."""
         return None if self._effort.budget_s is None else max(0.1, self._stop - time.monotonic())
 
-    def _fill(self, crew: Crew) -> bool:
+    def _fill(self, crew: Crew[Lesson, Order, Message]) -> bool:
         """Starts what may be started; answers whether anything runs."""
         tried = len(self._finished) + len(self._running)
         while crew.is_free and tried < self._effort.trials:
@@ -227,7 +228,9 @@ class _Run:
             tried += 1
         return bool(self._running)
 
-    def _hear(self, crew: Crew, number: int, message: Message, bar: tqdm[Never]) -> None:
+    def _hear(
+        self, crew: Crew[Lesson, Order, Message], number: int, message: Message, bar: tqdm[Never]
+    ) -> None:
         trial, started = self._running[number]
         if isinstance(message, Epoch):
             trial.curve.append(self._score(message.metric))

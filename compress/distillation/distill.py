@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from compress.distillation.fine_tune import require_schedule
+from compress.distillation.fine_tune import FineTune, require_schedule
 from compress.distillation.loss import LABELS, TEACHER, BlendedError, SoftLabels, SoftTargets
 from compress.technique import Compressed, Data, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
@@ -33,7 +33,7 @@ class Distill(Technique):
     """
 
     epochs: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     batch_size: int = 128
     temperature: float = 2.0
     alpha: float = 0.5
@@ -90,3 +90,8 @@ class Distill(Technique):
         assert data.teacher_logits is not None  # requires
         spread = data.teacher_logits.std(axis=0, dtype=np.float64)
         return BlendedError(alpha, np.where(spread > 0, spread, 1.0))
+
+
+def twin(step: Distill) -> FineTune:
+    """The same training without a teacher: the control that shows what the teacher is worth."""
+    return FineTune(step.epochs, step.learning_rate, step.batch_size)

@@ -21,12 +21,13 @@ class FineTune(Technique):
 
     Attributes:
         epochs: passes over the training rows.
-        learning_rate: AdamW's at the start.
+        learning_rate: AdamW's at the start. Measured behind pruning, 3e-3 beat 1e-3 on a
+            multilayer perceptron, a convolutional network and an LSTM alike.
         batch_size: rows a step.
     """
 
     epochs: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     batch_size: int = 128
 
     def __post_init__(self) -> None:

@@ -8,11 +8,11 @@ from typing import final
 
 import numpy as np
 
+from compress.pruning.groups import Group, groups, groups_of
 from compress.pruning.importance import Importance, unit_scores
 from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.channels import Binding
-from hlserve.nn.layers import Conv1d, Conv2d
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -61,18 +61,18 @@ class PruneChannels(Technique):
         bound = network.copy()  # Taylor's gradients are written into the copy
         flow = bound.channel_flow()
         bindings = flow.bindings()
-        groups = _groups(bound, bindings, flow.protected(), self.layers)
+        found = groups_of(bound, bindings, flow.protected(), self.layers)
         scores = unit_scores(self.importance, bound, bindings, data)
         dropped: set[int] = set()
-        for units, keep in zip(groups, self._widths(groups), strict=True):
-            by_score = sorted(units, key=lambda unit: (-scores[unit], unit))
+        for group, keep in zip(found, self._widths(found), strict=True):
+            by_score = sorted(group.units, key=lambda unit: (-scores[unit], unit))
             dropped.update(by_score[keep:])
         return Compressed(_without(bound, bindings, dropped))
 
-    def _widths(self, groups: Sequence[Sequence[int]]) -> list[int]:
+    def _widths(self, found: Sequence[Group]) -> list[int]:
+        sizes = [group.width for group in found]
         if self.widths is None:
-            return [rounded_width(len(g), 1 - self.ratio, self.round_to) for g in groups]
-        sizes = [len(units) for units in groups]
+            return [rounded_width(size, 1 - self.ratio, self.round_to) for size in sizes]
         if len(self.widths) != len(sizes) or any(
             w > s for w, s in zip(self.widths, sizes, strict=False)
         ):
@@ -90,40 +90,7 @@ def rounded_width(width: int, share: float, round_to: int) -> int:
 
 def removable_widths(network: Network, layers: Kinds = "all") -> list[int]:
     """How many units each group has that pruning may thin out, in graph order."""
-    flow = network.channel_flow()
-    return [len(units) for units in _groups(network, flow.bindings(), flow.protected(), layers)]
-
-
-def _groups(
-    network: Network, bindings: Sequence[Binding], protected: set[int], layers: Kinds
-) -> list[list[int]]:
-    convolved = {
-        id(param)
-        for node in network.nodes
-        if isinstance(node.layer, Conv1d | Conv2d)
-        for param in node.layer.params().values()
-    }
-    producers = [binding for binding in bindings if binding.is_producer]
-    kept = protected.copy()
-    if layers == "linear":  # what a convolution makes stays, even where a gate is coupled to it
-        kept.update(u for b in producers if id(b.param) in convolved for u in b.ids.tolist())
-    return [units for units in _parted(producers) if not kept.intersection(units)]
-
-
-def _parted(producers: Sequence[Binding]) -> list[list[int]]:
-    """Units by the producers that make them, so that each is in one group alone.
-
-    Of Concat(A, B) added to C, producers are of A, of B, and of both at once: A's units go with
-    C's first ones, B's with its others, and C needs no group beside these two.
-    """
-    made_by: dict[int, list[int]] = {}
-    for number, binding in enumerate(producers):
-        for unit in sorted(set(binding.ids.tolist())):
-            made_by.setdefault(unit, []).append(number)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for unit, numbers in made_by.items():
-        groups.setdefault(tuple(numbers), []).append(unit)
-    return list(groups.values())
+    return [group.width for group in groups(network, layers)]
 
 
 def _without(network: Network, bindings: Sequence[Binding], dropped: set[int]) -> Network:

@@ -62,9 +62,9 @@ def activation_qparams(limits: Range) -> QParams:
 
 
 def weight_qparams(
-    weight: Array, axis: int, *, bias: Array | None = None, input_scale: float = 1.0
+    weight: Array, axis: int | None, *, bias: Array | None = None, input_scale: float = 1.0
 ) -> QParams:
-    """int8 for weights: symmetric, one scale an output channel.
+    """int8 for weights: symmetric, one scale an output channel, or one where ``axis`` is None.
 
     A channel whose bias would not fit into int32 at ``input_scale`` times its scale gets a
     larger scale; this happens where pruning or training left (nearly) no weights.
@@ -73,15 +73,17 @@ def weight_qparams(
     scale = np.abs(weight).max(axis=others).astype(np.float64) / 127
     if bias is not None:
         # half of int32's range: rounding stays far from the edge
-        scale = np.maximum(scale, np.abs(bias).astype(np.float64) / (2.0**30 * input_scale))
+        least = np.abs(bias).astype(np.float64) / (2.0**30 * input_scale)
+        scale = np.maximum(scale, least if axis is not None else least.max())
     floats = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
-    return QParams(floats, np.zeros(len(floats), np.int8), axis, "int8")
+    return QParams(floats, np.zeros(floats.shape, np.int8), axis, "int8")
 
 
 def bias_qparams(weight: QParams, input_scale: float) -> QParams:
     """int32 for a bias: what the products of weights and inputs are summed in."""
-    scale = (weight.scale.astype(np.float64) * input_scale).astype(np.float32)
-    return QParams(scale, np.zeros(len(scale), np.int32), 0, "int32")
+    scale = np.asarray(weight.scale.astype(np.float64) * input_scale, np.float32)
+    axis = None if weight.axis is None else 0
+    return QParams(scale, np.zeros(scale.shape, np.int32), axis, "int32")
 
 
 def _widened(limits: Range) -> Range:

@@ -16,6 +16,7 @@ convolution, its output are quantized with nothing between them but what the run
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from compress.technique import Kinds
@@ -63,20 +64,25 @@ class Placement:
         return sorted(set(self.values.values()))
 
 
-def place(network: Network, kinds: Kinds = "all") -> Placement:
+def place(network: Network, kinds: Kinds = "all", keep_float: Collection[str] = ()) -> Placement:
     """The islands of a network; empty where it has no layer that can run in integers.
 
-    With ``linear`` convolutions stay in floats, which few channels make the faster way; what
-    feeds a Linear is then quantized right ahead of it.
+    Nodes named in ``keep_float`` end an island as any layer does that has no integer form. With
+    ``linear`` convolutions stay in floats, which few channels make the faster way; what feeds a
+    Linear is then quantized right ahead of it.
     """
     if kinds == "linear":
-        inputs = {n.name: n.inputs[0] for n in network.nodes if isinstance(n.layer, Linear)}
+        inputs = {
+            n.name: n.inputs[0]
+            for n in network.nodes
+            if isinstance(n.layer, Linear) and n.name not in keep_float
+        }
         return Placement(inputs, {v: v for v in inputs.values()})
     nodes = {node.name: node for node in network.nodes}
     layers: dict[str, str] = {}
     values: dict[str, str] = {}
     for node in network.nodes:
-        if not isinstance(node.layer, (Linear, *_CONVOLUTIONS)):
+        if not isinstance(node.layer, (Linear, *_CONVOLUTIONS)) or node.name in keep_float:
             continue
         path = _path_up(nodes, node.inputs[0])
         layers[node.name] = path[-1]

@@ -1,8 +1,9 @@
 """Post-training int8 of any ONNX file, by ONNX Runtime's own quantizer, where that can pay.
 
-Unsigned activations and signed weights, whole islands only (see ``placement``): of the runtime's
-operators those that fuse on x86. Recurrent layers have an integer form only with dynamic
-quantization; convolutions are never quantized dynamically, which is slow or does not load.
+Unsigned activations and signed weights, whole islands only (see ``islands``). Recurrent layers
+have an integer form only with dynamic quantization, GRU and RNN none at all; convolutions are
+never quantized dynamically, which is slow or does not load. Static integers leave the bodies of
+If, Loop and Scan alone, since calibration does not see into them; dynamic ones reach inside.
 """
 
 from __future__ import annotations
@@ -13,33 +14,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import (  # type: ignore[import-untyped]  # ships no stubs
-    CalibrationDataReader,
-    QuantFormat,
     QuantType,
     quantize_dynamic,
-    quantize_static,
+)
+from onnxruntime.quantization.calibrate import (  # type: ignore[import-untyped]
+    CalibrationMethod,
+    TensorsData,
+)
+from onnxruntime.quantization.qdq_quantizer import (  # type: ignore[import-untyped]
+    QDQQuantizer,
 )
 
+from compress.graph_step import GraphStep
+from compress.integrity import graphs
 from compress.model_file import nodes, opset
+from compress.quantization.calibration import ranges
+from compress.quantization.graph_form import ready, weights
+from compress.quantization.islands import LAYERS, NEIGHBOURS, Layers, select
+from compress.quantization.observer import Range
 from compress.session import RUNTIME_ERRORS
-from hlserve.errors import CompressionError
+from hlserve.errors import CompressionError, DataError, ModelFileError
 from hlserve.nn.param import Array
 
 PER_CHANNEL_OPSET = 13
-CALIBRATION_BATCH = 8
+PERCENTILE = 99.99
 
-_CORE = ("Conv", "Gemm", "MatMul")
-# Beside them, what passes integers on or adds in integers, so that islands join.
-_NEIGHBOURS = (
-    *("Add", "AveragePool", "Concat", "Flatten", "GlobalAveragePool", "MaxPool"),
-    *("Reshape", "Transpose"),
-)
 _DYNAMIC = ("Gemm", "LSTM", "MatMul")
+_INTEGER_OPERATORS = ("DequantizeLinear", "DynamicQuantizeLSTM", "MatMulInteger")
 
 # What the quantizer raises on graphs that it does not understand.
 _QUANTIZER_ERRORS: tuple[type[Exception], ...] = (
@@ -52,6 +58,8 @@ _QUANTIZER_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     TypeError,
     ValueError,
+    DataError,
+    ModelFileError,
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
     *RUNTIME_ERRORS,
@@ -60,7 +68,7 @@ _QUANTIZER_ERRORS: tuple[type[Exception], ...] = (
 
 @final
 @dataclass(frozen=True, slots=True)
-class PostTraining:
+class PostTraining(GraphStep):
     """One way to quantize a file.
 
     Attributes:
@@ -68,12 +76,16 @@ class PostTraining:
         static: operators whose activations are calibrated on rows.
         dynamic: operators whose activations are measured at run time; quantized first.
         per_channel: a scale for each output channel of the weights, or one for all.
+        layers: ``wide`` leaves narrow and depthwise layers in floats, see ``islands``.
+        percentile: share of an activation's values that its range holds.
     """
 
     name: str
     static: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     per_channel: bool = False
+    layers: Layers = "all"
+    percentile: float = 100.0
 
     def apply(
         self, model: onnx.ModelProto, feeds: Mapping[str, Array], *, batch: int | None = None
@@ -86,42 +98,73 @@ class PostTraining:
             batch: rows a run, where the model takes only one number of them.
 
         Raises:
-            CompressionError: the quantizer cannot take this graph.
+            CompressionError: the quantizer cannot take this graph, or finds nothing to quantize.
         """
-        with tempfile.TemporaryDirectory(prefix="hlserve-") as folder, _quiet_quantizer():
-            source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
-            onnx.save(model, source)
+        current = ready(model, gemm_as_matmul=bool(self.dynamic))
+        with _quiet_quantizer():
             try:
                 if self.dynamic:
-                    self._quantize_dynamic(source, target)
-                    source = target.replace(source) if self.static else source
+                    current = ready(self._quantize_dynamic(current))
                 if self.static:
-                    self._quantize_static(source, target, _Reader(feeds, batch))
-                return onnx.load(target)
+                    current = self._quantize_static(current, feeds, batch)
             except _QUANTIZER_ERRORS as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 raise CompressionError(f"ONNX Runtime's quantizer fails: {reason}") from error
+        if not any(node.op_type in _INTEGER_OPERATORS for node in nodes(current.graph)):
+            raise CompressionError(
+                f"{self.name}: no {' or '.join((*self.static, *self.dynamic))} with constant "
+                "weights is there to quantize"
+            )
+        return current
 
-    def _quantize_static(self, source: Path, target: Path, rows: CalibrationDataReader) -> None:
-        quantize_static(
-            source,
-            target,
-            rows,
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(self.static),
-            per_channel=self.per_channel,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+    def _quantize_static(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None
+    ) -> onnx.ModelProto:
+        chosen = select(model, self.static, self.layers)
+        if not chosen:
+            return model
+        found = ranges(model, _values(chosen), feeds, batch=batch, percentile=self.percentile)
+        quantizer = QDQQuantizer(
+            _with_shapes(model),
+            self.per_channel,
+            False,  # whether weights get 7 bits, which processors without VNNI need
+            QuantType.QInt8,
+            QuantType.QUInt8,
+            _tensors_data(found),
+            [node.name for node in chosen],
+            [],
+            list(self.static),
+            {},
         )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()  # as ONNX demands; ONNX Runtime takes any order
+        result = _handing_floats(quantizer.model.model, model, {node.name for node in chosen})
+        del result.metadata_props[:]
+        result.metadata_props.extend(model.metadata_props)
+        return result
 
-    def _quantize_dynamic(self, source: Path, target: Path) -> None:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=list(self.dynamic),
-            per_channel=self.per_channel,
-            weight_type=QuantType.QInt8,
-        )
+    def _quantize_dynamic(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        with tempfile.TemporaryDirectory(prefix="hlserve-") as folder:
+            source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
+            onnx.save(model, source)
+            quantize_dynamic(
+                source,
+                target,
+                op_types_to_quantize=[kind for kind in self.dynamic if kind != "Gemm"]
+                + ["MatMul"] * ("Gemm" in self.dynamic and "MatMul" not in self.dynamic),
+                per_channel=self.per_channel,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=_batch_first_lstms(model),
+                extra_options={
+                    "EnableSubgraph": True,
+                    "DefaultTensorType": onnx.TensorProto.FLOAT,
+                    "MatMulConstBOnly": True,
+                },
+            )
+            result = onnx.load(target)
+        del result.metadata_props[:]
+        result.metadata_props.extend(model.metadata_props)
+        return result
 
 
 # LSTM's integer form keeps int8 weights and measures its input and state in every step; GRU and
@@ -130,54 +173,112 @@ DYNAMIC_LSTM = PostTraining("dynamic int8 LSTM", dynamic=("LSTM",))
 
 
 def ways(model: onnx.ModelProto) -> tuple[PostTraining, ...]:
-    """Those worth trying on this graph."""
-    kinds = {node.op_type for node in nodes(model.graph)}
-    has_core = bool(kinds & set(_CORE))
-    can_split_channels = opset(model) >= PER_CHANNEL_OPSET
+    """Those worth trying on this graph; the most promising first."""
+    form = ready(model)
+    dense = _dense_layers(form)
+    has_lstm = any(node.op_type == "LSTM" for node in nodes(form.graph))
+    split = opset(model) >= PER_CHANNEL_OPSET
     found: list[PostTraining] = []
-    if has_core and can_split_channels:
-        found.append(PostTraining("static int8 per channel", static=_CORE, per_channel=True))
-    if has_core:
-        found.append(PostTraining("static int8", static=_CORE))
-        if kinds & set(_NEIGHBOURS):
-            found.append(PostTraining("static int8 with neighbours", static=_CORE + _NEIGHBOURS))
-    if kinds & set(_DYNAMIC) and "Conv" not in kinds:
-        found.append(PostTraining("dynamic int8", dynamic=_DYNAMIC))
-    if "LSTM" in kinds and _has_default_layout(model):
+    if select(form, LAYERS):
+        found += _static_ways(form, split)
+    if dense:
+        dynamic = _DYNAMIC if has_lstm else ("Gemm", "MatMul")
+        found.append(PostTraining("dynamic int8", dynamic=dynamic))
+        found.append(PostTraining("dynamic int8 per channel", dynamic=dynamic, per_channel=True))
+    if has_lstm:
         found.append(DYNAMIC_LSTM)
-        if has_core:
-            found.append(
-                PostTraining("dynamic int8 LSTM, static int8", static=_CORE, dynamic=("LSTM",))
-            )
+    if has_lstm and select(form, LAYERS):
+        name = "dynamic int8 LSTM, static int8"
+        found.append(PostTraining(name, LAYERS + NEIGHBOURS, ("LSTM",), per_channel=False))
     return tuple(found)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ships no stubs
-    """Hands the calibrator a few rows at a time."""
-
-    def __init__(self, feeds: Mapping[str, Array], batch: int | None) -> None:
-        self._batches = _batches(feeds, batch)
-
-    def get_next(self) -> dict[str, Array] | None:
-        return next(self._batches, None)
+# ----- below
 
 
-def _batches(feeds: Mapping[str, Array], batch: int | None) -> Iterator[dict[str, Array]]:
-    n = len(next(iter(feeds.values())))
-    step = batch or CALIBRATION_BATCH
-    for start in range(0, n, step):
-        indices = np.arange(start, start + step if batch else min(start + step, n)) % n
-        yield {name: array[indices] for name, array in feeds.items()}
+def _static_ways(form: onnx.ModelProto, split: bool) -> list[PostTraining]:
+    islands = LAYERS + NEIGHBOURS
+    every, layers = len(select(form, islands)), len(select(form, LAYERS))
+    wide = len(select(form, islands, "wide"))
+    found = [PostTraining("static int8", islands, per_channel=split)]
+    if layers != every:
+        found.append(PostTraining("static int8 of layers alone", LAYERS, per_channel=split))
+    if 0 < wide < every:
+        name = "static int8 of wide layers"
+        found.append(PostTraining(name, islands, per_channel=split, layers="wide"))
+    name = f"static int8, {PERCENTILE:g} % range"
+    found.append(PostTraining(name, islands, per_channel=split, percentile=PERCENTILE))
+    return found
 
 
-def _has_default_layout(model: onnx.ModelProto) -> bool:
-    """The quantizer drops the LSTM's ``layout`` attribute, so only the default may be taken."""
-    return not any(
-        attribute.name == "layout" and attribute.i
-        for node in nodes(model.graph)
-        if node.op_type == "LSTM"
-        for attribute in node.attribute
+def _dense_layers(form: onnx.ModelProto) -> bool:
+    """Whether a MatMul or Gemm has constant weights, in the graph or in a body."""
+    constant = {name for graph in graphs(form.graph) for name in weights(graph)}
+    return any(
+        node.op_type in ("Gemm", "MatMul") and node.input[1] in constant
+        for node in nodes(form.graph)
     )
+
+
+def _values(chosen: list[onnx.NodeProto]) -> list[str]:
+    return list(dict.fromkeys(n for node in chosen for n in (*node.input, *node.output) if n))
+
+
+def _tensors_data(found: Mapping[str, Range]) -> Any:
+    pairs = {n: (np.float32(low), np.float32(high)) for n, (low, high) in found.items()}
+    return TensorsData(CalibrationMethod.MinMax, pairs)
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The types of all values, which the quantizer looks up."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    del inferred.metadata_props[:]  # a mark of an earlier step would stand there twice
+    entry = inferred.metadata_props.add()
+    entry.key, entry.value = "onnx.infer", "onnxruntime.quant"
+    return inferred
+
+
+def _handing_floats(
+    model: onnx.ModelProto, before: onnx.ModelProto, chosen: set[str]
+) -> onnx.ModelProto:
+    """Dense layers whose readers are all floats sum up in floats: one rounding less, and no cost.
+
+    Args:
+        model: quantized; changed.
+        before: the same graph in floats, which tells what made a value: where the quantizer has
+            taken a Relu into its layer, the rounding is the Relu and stays.
+        chosen: names of the nodes in integers.
+    """
+    makers = {name: node for node in before.graph.node for name in node.output}
+    now = {name: node for node in model.graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in list(model.graph.node):
+        layer = now.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if layer is None or layer.op_type not in ("Gemm", "MatMul"):
+            continue
+        back = readers.get(node.output[0], [])
+        if len(back) != 1 or len(readers[node.input[0]]) != 1:
+            continue
+        value = back[0].output[0]
+        maker = makers.get(value.removesuffix("_DequantizeLinear_Output"))
+        is_own = maker is not None and maker.name == layer.name
+        if is_own and not any(reader.name in chosen for reader in readers.get(value, [])):
+            layer.output[0] = value
+            model.graph.node.remove(node)
+            model.graph.node.remove(back[0])
+    return model
+
+
+def _batch_first_lstms(model: onnx.ModelProto) -> list[str]:
+    """The quantizer drops the LSTM's ``layout`` attribute, so only the default may be taken."""
+    return [
+        node.name
+        for node in nodes(model.graph)
+        if node.op_type == "LSTM" and any(a.name == "layout" and a.i for a in node.attribute)
+    ]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Literal, final
 
 import numpy as np
 
+from compress.export import dequantize_array, quantize_array
 from compress.quantization.observer import (
     activation_qparams,
     bias_qparams,
@@ -18,8 +19,9 @@ from compress.quantization.observer import (
 from compress.quantization.placement import place
 from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
+from hlserve.nn.layers import Conv1d, Conv2d
 from hlserve.nn.network import Network
-from hlserve.nn.param import Array
+from hlserve.nn.param import Array, Param
 
 BATCH_SIZE = 64  # rows observed at a time; memory does not grow with the number of rows
 
@@ -38,12 +40,19 @@ class QuantizeStatic(Technique):
         percentile: how many % of the values the latter keeps.
         rows: how many training rows to observe.
         layers: ``all``, or ``linear`` to leave convolutions in floats.
+        per_channel: a scale for each output channel of the weights, or one for all of a layer.
+        bias_correction: whether to take the mean shift that rounding the weights gives each
+            output out of the bias (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+        keep_float: names of nodes whose weights stay floats.
     """
 
     observer: Literal["minmax", "percentile"] = "minmax"
     percentile: float = 99.99
     rows: int = 512
     layers: Kinds = "all"
+    per_channel: bool = True
+    bias_correction: bool = False
+    keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not 50 < self.percentile <= 100:
@@ -55,13 +64,13 @@ class QuantizeStatic(Technique):
     def requires(self, network: Network, data: Data) -> None:
         """See Technique."""
         require_floats("QuantizeStatic", network)
-        if not place(network, self.layers).layers:
+        if not place(network, self.layers, self.keep_float).layers:
             raise CompressionError("QuantizeStatic: no layer of this network runs in integers")
 
     def transform(self, network: Network, data: Data) -> Compressed:
         """See Technique."""
         result = network.copy()
-        placement = place(result, self.layers)
+        placement = place(result, self.layers, self.keep_float)
         ranges = value_ranges(self._batches(result, placement.observed, data))
         if self.observer == "percentile":
             again = self._batches(result, placement.observed, data)
@@ -71,16 +80,52 @@ class QuantizeStatic(Technique):
         for name, source in placement.layers.items():
             params = result.node(name).layer.params()
             input_scale = float(activation_qparams(ranges[source]).scale)
-            weight, bias = params["weight"], params.get("bias")
-            weight.qparams = weight_qparams(
-                weight.value,
-                weight.out_axis or 0,
-                bias=None if bias is None else bias.value,
-                input_scale=input_scale,
-            )
-            if bias is not None:
-                bias.qparams = bias_qparams(weight.qparams, input_scale)
+            self._quantize(params, input_scale)
+        if self.bias_correction:
+            self._correct(network, result, data, list(placement.layers))
         return Compressed(result)
+
+    def _quantize(self, params: dict[str, Param], input_scale: float) -> None:
+        weight, bias = params["weight"], params.get("bias")
+        weight.qparams = weight_qparams(
+            weight.value,
+            (weight.out_axis or 0) if self.per_channel else None,
+            bias=None if bias is None else bias.value,
+            input_scale=input_scale,
+        )
+        if bias is not None:
+            bias.qparams = bias_qparams(weight.qparams, input_scale)
+
+    def _correct(self, network: Network, result: Network, data: Data, names: list[str]) -> None:
+        """Layer by layer, each after those ahead of it: their shifts are gone already."""
+        wanted = self._means(network, names, data)
+        rounded = network.copy()
+        for name in names:
+            weight = result.node(name).layer.params()["weight"]
+            assert weight.qparams is not None  # transform
+            integers = quantize_array(weight.value, weight.qparams)
+            values = dequantize_array(integers, weight.qparams)
+            rounded.node(name).layer.params()["weight"].value[...] = values
+        for name in names:
+            bias = rounded.node(name).layer.params().get("bias")
+            if bias is None:
+                continue
+            shift = self._means(rounded, [name], data)[name] - wanted[name]
+            bias.value[...] -= shift.astype(bias.value.dtype)
+            result.node(name).layer.params()["bias"].value[...] = bias.value
+
+    def _means(self, network: Network, names: list[str], data: Data) -> dict[str, Array]:
+        """The mean of every output channel of some nodes over the calibration rows."""
+        sums: dict[str, Array] = {}
+        count = 0
+        for batch in self._batches(network, names, data):
+            for name, values in batch.items():
+                is_convolution = isinstance(network.node(name).layer, Conv1d | Conv2d)
+                channels = np.moveaxis(values, 0 if is_convolution else -2, 0)
+                means = channels.reshape(len(channels), -1).mean(axis=1, dtype=np.float64)
+                sums[name] = sums.get(name, 0.0) + means * values.shape[-1]
+            count += next(iter(batch.values())).shape[-1]
+        return {name: total / count for name, total in sums.items()}
 
     def _batches(
         self, network: Network, names: list[str], data: Data

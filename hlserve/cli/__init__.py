@@ -16,6 +16,7 @@ VERBS = {
     "train": "train",
     "search": "search",
     "compress": "compress",
+    "replay": "replay",
     "serve": "serve",
     "publish": "publish",
     "evaluate": "evaluate",

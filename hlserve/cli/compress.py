@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hlserve.errors import BoundNotMetError, ConfigError, RepositoryError
+from hlserve.errors import BoundNotMetError, RepositoryError
 
 if TYPE_CHECKING:
-    from compress.bound import Drop
-    from compress.metric import Metric
-    from compress.search import Goal, Result, Search, Verdict
+    from compress.findings import Origin
+    from compress.job import Effort
+    from compress.lock import Ingredients
+    from compress.search import Result, Search
+    from compress.splits import Split
     from hlserve.cli.model_rows import ModelFacts
-    from hlserve.datasets import Rows
 
 _MAX_BATCH = 65536
+MOST_JOBS = 4  # by default: each holds the rows in memory of its own
 
 
 def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
@@ -39,7 +43,9 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
 )
 @click.option(
     "--metric",
-    help="accuracy, mse, mae, agreement, label-agreement or cosine.  [default: by the labels]",
+    metavar="NAME|MODULE:FUNCTION",
+    help="accuracy, f1, roc_auc, mse, mae, agreement, label-agreement, cosine, or a function of "
+    "yours that takes outputs and labels.  [default: by the labels]",
 )
 @click.option("--output", help="Which output of an ONNX file is judged.")
 @click.option(
@@ -55,10 +61,29 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
 )
 @click.option(
     "--minimize",
-    type=click.Choice(["latency", "bytes"]),
+    type=click.Choice(["latency", "bytes", "macs"]),
     default="latency",
     show_default=True,
     help="With bytes, the smallest file wins even where it is slower.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    default="cpu",
+    show_default=True,
+    help="What the model will run on; latency is measured there.",
+)
+@click.option(
+    "--budget",
+    default="10m",
+    show_default=True,
+    metavar="TIME",
+    help="After which nothing more is trained: 90s, 10m, 2h.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Trainings at a time, each in a process.  [default: one a core, up to 4]",
 )
 @click.option("--recipe", type=click.Path(path_type=Path), help="A TOML file: only these steps.")
 @click.option(
@@ -75,6 +100,15 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
 @click.option(
     "--require-proof", is_flag=True, help="Refuse what keeps the bound by its estimate alone."
 )
+@click.option(
+    "--report",
+    "report_folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write report.html, report.json and MODEL_CARD.md there too.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be tried, stop.")
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted run has trained.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
@@ -82,9 +116,10 @@ def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
 
     MODEL is a checkpoint of `hlserve train` (.safetensors) or any ONNX file; texts, sounds,
     images and tables go through its own front end, which is published with the result. Candidates are
-    judged on --eval; without it on the data's own test rows, or on a fifth set apart. Without
-    labels the metric is agreement with the original. If nothing passes, the original is kept
-    and the exit code is 3.
+    judged on --eval; without it on the data's own test rows, or on rows set apart. Some of them
+    have no part in the choice and are looked at once, at the end. Without labels the metric is
+    agreement with the original. Ctrl-C keeps the best so far. If nothing passes, the original is
+    kept and the exit code is 3.
 
     \b
     Examples:
@@ -92,32 +127,69 @@ def command(model: Path, out: Path, as_json: bool, **options: Any) -> None:
       hlserve compress model.onnx --data rows.npz --max-drop 1pp --out models/mine
       python -m compress run.safetensors --data a.csv --target price --max-drop 0.01 --out models/price
     """  # noqa: D301, E501 - click's mark for a block that keeps its lines
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
+
+    from compress.clock import Clock, parse_duration
     from compress.job import prepare, read_model
-    from compress.publish import publish_result, report
+    from compress.report.folder import require_report_folder
     from compress.search import search
+    from compress.trainee import BLAS_THREADS
+    from hlserve.cli.compression_summary import opening
     from hlserve.cli.model_rows import facts_of
 
     _require_writable(out)
-    source = read_model(model)
-    facts = facts_of(model)
-    train, judge = _rows(facts, options)
-    wishes = _wishes(options)
-    prepared, goal = prepare(source, train, judge, wishes, progress=True)
-    _say(_opening(prepared, goal, train))
-    try:
-        result = search(prepared, goal, seed=options["seed"], progress=True, tell=_say)
-    except BoundNotMetError as error:
-        raise BoundNotMetError(f"{error}. Nothing was published at {out}") from error
-    origin = _origin(model, source, facts, options)
-    version = publish_result(result, prepared, origin, out)
+    if options["report_folder"] is not None:
+        require_report_folder(options["report_folder"])
+    clock = Clock(parse_duration(options["budget"]))
+    source, facts = read_model(model), facts_of(model)
+    split, n_rows = _split(facts, options)
+    effort = _effort(model, out, options)
+    with threadpool_limits(limits=BLAS_THREADS, user_api="blas"):  # so that replay gets the bits
+        prepared, goal = prepare(source, split, _wishes(options), effort)
+        _say(opening(prepared, goal, split))
+        if options["dry_run"]:
+            click.echo(f"dry run: nothing was trained, nothing published at {out}")
+            return
+        try:
+            result = search(
+                prepared, goal, clock=clock, seed=options["seed"], progress=True, tell=_say
+            )
+        except BoundNotMetError as error:
+            shutil.rmtree(effort.folder, ignore_errors=True)
+            raise BoundNotMetError(f"{error}. Nothing was published at {out}") from error
+        origin = _origin(model, source, facts, options, _ingredients(model, options, split, n_rows))
+        _publish(result, prepared, origin, out, options["report_folder"], as_json=as_json)
+    if not result.is_interrupted:
+        shutil.rmtree(effort.folder, ignore_errors=True)
+
+
+def _publish(
+    result: Result,
+    prepared: Search,
+    origin: Origin,
+    out: Path,
+    folder: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from compress.findings import findings
+    from compress.publish import publish_result
+    from compress.report.folder import write_report
+    from hlserve.cli.compression_summary import closing
+
+    found = findings(result, prepared, origin)
+    version = publish_result(result, prepared, origin, found, out)
+    if folder is not None:
+        write_report(found, folder)
     if as_json:
         import msgspec
 
-        found = report(result, origin) | {"published": str(out / str(version))}
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(msgspec.json.encode(found | {"published": str(out / str(version))}).decode())
         return
-    click.echo(_closing(result))
+    click.echo(closing(result))
     click.echo(f"published {out / str(version)}")
+    if folder is not None:
+        click.echo(f"report {folder / 'report.html'}")
 
 
 def _say(line: str) -> None:
@@ -131,29 +203,36 @@ def _say(line: str) -> None:
 
 def _require_writable(out: Path) -> None:
     """Finds out before the work, not after, that the result could not be written."""
-    import os
-
     nearest = next(p for p in (out, *out.resolve().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise RepositoryError(f"--out {out}: cannot write into {nearest}")
 
 
-def _rows(facts: ModelFacts, options: dict[str, Any]) -> tuple[Rows, Rows]:
-    from compress.job import rows_apart
+def _split(facts: ModelFacts, options: dict[str, Any]) -> tuple[Split, int]:
+    """The rows by purpose, and how many the data has to train on before any are set apart."""
+    from compress.splits import three_way
     from hlserve.cli.model_rows import load_for
 
     dataset = load_for(facts, options["data"], target=options["target"])
+    judge, test = dataset.test, None
     if options["evaluation"] is not None:
         other = load_for(facts, options["evaluation"], target=options["target"])
-        return dataset.train, other.train if other.test is None else other.test
-    if dataset.test is not None:
-        return dataset.train, dataset.test
-    train, judge = rows_apart(dataset.train, seed=options["seed"])
-    _say(
-        f"judged on {len(judge):,} of the {len(dataset.train):,} rows, set apart now; if MODEL "
-        "was trained on them, give others with --eval"
-    )
-    return train, judge
+        judge, test = (other.train, dataset.test) if other.test is None else (other.test, None)
+    split = three_way(dataset.train, judge, test, seed=options["seed"])
+    return split, len(dataset.train)
+
+
+def _effort(model: Path, out: Path, options: dict[str, Any]) -> Effort:
+    from compress.job import Effort
+
+    jobs = options["jobs"] or min(MOST_JOBS, len(os.sched_getaffinity(0)))
+    return Effort(_search_folder(model, out), jobs, options["resume"], progress=True)
+
+
+def _search_folder(model: Path, out: Path) -> Path:
+    """Where an interrupted search is kept: hidden beside MODEL, by the name of the result."""
+    beside = model.parent if os.access(model.parent, os.W_OK) else Path.cwd()
+    return beside / f".{out.name}.search"
 
 
 def _wishes(options: dict[str, Any]) -> Any:
@@ -172,33 +251,15 @@ def _wishes(options: dict[str, Any]) -> Any:
         teacher=None if options["teacher"] is None else read_model(options["teacher"]),
         student=options["student"],
         require_proof=options["require_proof"],
+        provider=options["provider"],
         seed=options["seed"],
     )
 
 
-def _opening(prepared: Search, goal: Goal, train: Rows) -> str:
-    metric, n = prepared.judge.metric, len(prepared.before)
-    told = f"{metric.name} {_value(float(prepared.before.mean()), metric)} on {n:,} rows"
-    lines = [f"original: {told}, {prepared.original.size_bytes:,} bytes"]
-    if prepared.judge.note:
-        lines.append(prepared.judge.note)
-    least = prepared.smallest_provable
-    if least is not None:
-        proof = f"the smallest drop that these rows can prove is {_drop(least, metric)}"
-        if least > goal.max_drop:
-            if goal.require_proof:
-                raise ConfigError(
-                    f"{proof}, and --max-drop is {_drop(goal.max_drop, metric)}: with "
-                    "--require-proof no candidate could pass; give more rows with --eval"
-                )
-            proof += f", more than --max-drop {_drop(goal.max_drop, metric)}: results are estimates"
-        lines.append(proof)
-    lines.append(f"learning from {len(train):,} rows")
-    return "\n".join(lines)
-
-
-def _origin(model: Path, source: Any, facts: ModelFacts, options: dict[str, Any]) -> Any:
-    from compress.publish import Origin
+def _origin(
+    model: Path, source: Any, facts: ModelFacts, options: dict[str, Any], made_of: Ingredients
+) -> Origin:
+    from compress.findings import Origin
     from hlserve.frontend import to_json
     from hlserve.nn.network import Network
 
@@ -212,60 +273,23 @@ def _origin(model: Path, source: Any, facts: ModelFacts, options: dict[str, Any]
         facts.class_labels,
         {entry.name: entry.units for entry in inputs if entry.units},
         None if facts.frontend is None else to_json(facts.frontend),
+        made_of,
     )
 
 
-def _closing(result: Result) -> str:
-    from tabulate import tabulate
+def _ingredients(model: Path, options: dict[str, Any], split: Split, n_rows: int) -> Ingredients:
+    """What only the command line knows of what went in."""
+    from compress.lock import Ingredients, file_sha256, rows_sha256
 
-    metric = result.judge.metric
-    before, after = result.original, result.best
-    columns = [_column(before, metric), _column(after, metric)]
-    names = [metric.name, "parameters", "bytes"]
-    names += [f"latency, batch {b}" for b in before.latency]
-    changes = ["", *(_times(b, a) for b, a in zip(*map(_sizes, (before, after)), strict=True))]
-    changes += [f"{gain.ratio:.2f}x faster" for gain in after.speed_up.values()]
-    table = tabulate(
-        list(zip(names, *columns, changes, strict=True)),
-        headers=["", "original", after.candidate.name, ""],
-        disable_numparse=True,
-        colalign=("left", "right", "right", "left"),
+    teacher = options["teacher"]
+    return Ingredients(
+        model_sha256=file_sha256(model),
+        data_sha256=rows_sha256(split.train),
+        target=options["target"],
+        rows_apart=n_rows - len(split.train),
+        split_seed=options["seed"],
+        teacher=None if teacher is None else str(teacher),
+        teacher_sha256=None if teacher is None else file_sha256(teacher),
+        student=options["student"],
+        provider=options["provider"],
     )
-    assert after.drop is not None
-    lines = [table, "", f"drop {_interval(after.drop, metric)}; {_standing(result)}"]
-    lines += [f"note: {note}" for note in result.notes]
-    return "\n".join(lines)
-
-
-def _column(verdict: Verdict, metric: Metric) -> list[str]:
-    values = [_value(verdict.value, metric), *(f"{size:,}" for size in _sizes(verdict))]
-    return values + [f"{1e6 * latency.p50_s:,.0f} us" for latency in verdict.latency.values()]
-
-
-def _sizes(verdict: Verdict) -> tuple[int, int]:
-    return verdict.candidate.parameters, verdict.candidate.size_bytes
-
-
-def _times(before: int, after: int) -> str:
-    return f"{before / after:.2f}x smaller" if after < before else ""
-
-
-def _standing(result: Result) -> str:
-    asked = _drop(result.goal.max_drop, result.judge.metric)
-    if result.is_proven:
-        return f"proven to be at most {asked} (one-sided, 95 %)"
-    return f"estimated, not proven, to be at most {asked}"
-
-
-def _interval(drop: Drop, metric: Metric) -> str:
-    return (
-        f"{_drop(drop.estimate, metric)}, at most {_drop(drop.upper, metric)} on {drop.rows:,} rows"
-    )
-
-
-def _drop(value: float, metric: Metric) -> str:
-    return f"{100 * value:.2f} pp" if metric.is_share else f"{value:.4g}"
-
-
-def _value(value: float, metric: Metric) -> str:
-    return f"{100 * value:.2f} %" if metric.is_share else f"{value:.6g}"

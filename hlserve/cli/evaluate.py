@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,6 @@ import msgspec
 from hlserve.errors import ConfigError, DataError, ModelFileError
 
 if TYPE_CHECKING:
-    from compress.metric import Metric
     from hlserve.datasets import Rows
 
 
@@ -40,7 +40,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     type=click.Choice(["test", "train"]),
     help="Which rows of a set that has its own test rows.  [default: test]",
 )
-@click.option("--metric", help="accuracy, mse or mae.  [default: by the labels]")
+@click.option("--metric", help="As `hlserve compress` takes it.  [default: by the labels]")
 @click.option("--output", help="Which output is judged.  [default: the class scores]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: Path, data: str, target: str | None, as_json: bool, **options: Any) -> None:
@@ -84,8 +84,8 @@ def _evaluate(
     if rows.y is None or not judge.metric.needs_labels:
         why = "have no labels" if rows.y is None else f"do not fit its outputs ({judge.note})"
         raise DataError(f"{data}: the rows {why}; name the labels with --target")
-    values = judge.per_row(judge.answers(session, feeds), rows.y)
-    low, high = _interval(values, judge.metric)
+    answers = judge.answers(session, feeds)
+    low, high = judge.interval(answers, rows.y)
     times = measure({"it": session}, feeds, batch_sizes(session, (1, 32)), budget_s=2.0)["it"]
     return Evaluation(
         model=str(path),
@@ -93,9 +93,9 @@ def _evaluate(
         rows=len(rows),
         output=judge.output,
         metric=judge.metric.name,
-        value=float(values.mean()),
-        low=low,
-        high=high,
+        value=judge.value(answers, rows.y),
+        low=low if isfinite(low) else None,
+        high=high if isfinite(high) else None,
         parameters=parameter_count(graph),
         size_bytes=len(content),
         latency_s={str(batch): latency.p50_s for batch, latency in times.items()},
@@ -130,20 +130,8 @@ def _file(path: Path) -> Path:
     return path / str(versions[-1]) / MODEL_FILE
 
 
-def _interval(values: Any, metric: Metric) -> tuple[float | None, float | None]:
-    from compress.bound import mean_interval
-    from hlserve.nn.metrics import wilson_interval
-
-    is_whole = bool(((values == 0) | (values == 1)).all())
-    if metric.is_share and is_whole:
-        return wilson_interval(int(values.sum()), len(values))
-    if len(values) < 2:
-        return None, None
-    return mean_interval(values)
-
-
 def _as_text(found: Evaluation) -> str:
-    is_share = found.metric in ("accuracy", "agreement")
+    is_share = found.metric in ("accuracy", "agreement", "f1", "roc_auc")
     unit, scale = (" %", 100) if is_share else ("", 1)
     value = f"{scale * found.value:.4g}{unit}"
     if found.low is not None and found.high is not None:

@@ -62,7 +62,7 @@ _STYLE: dict[str, Any] = {
 _FONT = re.compile(r"font: (?:(bold|italic|\d{3}) )?([\d.]+px) [^;\"]+")
 _PROLOGUE = re.compile(r"^.*?(?=<svg)", re.DOTALL)
 _SIZE = re.compile(r' (?:width|height)="[\d.]+pt"')
-_GROUP_ID = re.compile(r'<g id="[^"]*"')
+_GROUP_ID = re.compile(r'<g id="([^"]*)">')
 
 
 def require_matplotlib() -> None:
@@ -80,10 +80,16 @@ def require_matplotlib() -> None:
 
 
 class Drawing:
-    """A picture in the making; ``svg`` is there once ``drawing`` has ended."""
+    """A picture in the making; ``svg`` is there once ``drawing`` has ended.
+
+    Attributes:
+        axes: to draw on.
+        titles: what a part of the picture says under the pointer, by its ``gid``.
+    """
 
     def __init__(self, axes: list[Axes]) -> None:
         self.axes = axes
+        self.titles: dict[str, str] = {}
         self.svg = ""
 
 
@@ -109,18 +115,22 @@ def drawing(name: str, alt: str, *, n_axes: int = 1, height: float = 3.2) -> Ite
         figure.savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
-    made.svg = _inline(buffer.getvalue(), alt)
+    made.svg = _inline(buffer.getvalue(), alt, made.titles)
 
 
-def _inline(svg: str, alt: str) -> str:
+def _inline(svg: str, alt: str, titles: dict[str, str]) -> str:
     svg = _PROLOGUE.sub("", svg)
     for mark, variable in _VARIABLES.items():
         svg = svg.replace(mark, variable)
     head, body = svg.split(">", 1)
     head = _SIZE.sub("", head) + f' role="img" aria-label="{html.escape(alt)}">'
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = _GROUP_ID.sub("<g", body)
+    body = _GROUP_ID.sub(lambda found: _group(titles.get(found[1])), body)
     return head + _FONT.sub(_page_font, body).strip()
+
+
+def _group(title: str | None) -> str:
+    return "<g>" if title is None else f"<g><title>{html.escape(title)}</title>"
 
 
 def _page_font(found: re.Match[str]) -> str:

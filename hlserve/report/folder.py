@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,15 +15,19 @@ from hlserve.errors import ConfigError
 PAGE, DATA = "index.html", "report.json"
 
 
-def require_folder(folder: Path) -> None:
+def require_folder(folder: Path, names: Collection[str] = (PAGE, DATA)) -> None:
     """Finds out before the work that the folder can be written, and what it may replace.
+
+    Args:
+        folder: of the report.
+        names: of a report's files; others are not replaced.
 
     Raises:
         ConfigError: it is a file, holds other things than a report, or cannot be made.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--report {folder}: is a file, expected a folder")
-    others = sorted({p.name for p in folder.iterdir()} - {PAGE, DATA}) if folder.exists() else []
+    others = sorted({p.name for p in folder.iterdir()} - set(names)) if folder.exists() else []
     if others:
         raise ConfigError(
             f"--report {folder}: holds other files ({others[0]}); name a folder of its own"
@@ -38,24 +43,34 @@ def require_folder(folder: Path) -> None:
 def write_folder(folder: Path, report: msgspec.Struct, page: str) -> int:
     """Writes ``index.html`` and ``report.json``; an older report is replaced.
 
-    The files are written into a folder beside it, which then takes its name.
-
     Returns:
         The page's size in bytes.
 
     Raises:
         ConfigError: something else has come into the folder.
     """
-    require_folder(folder)
+    content = page.encode()
+    encoded = msgspec.json.format(msgspec.json.encode(report), indent=1)
+    write_files(folder, {PAGE: content, DATA: encoded + b"\n"})
+    return len(content)
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes a folder that holds these files and no others; one of the same names is replaced.
+
+    The files are written into a folder beside it, which then takes its name.
+
+    Raises:
+        ConfigError: the folder holds other things, or cannot be made.
+    """
+    require_folder(folder, contents.keys())
     folder = folder.resolve()
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         made, old = temporary / "new", temporary / "old"
         made.mkdir()
-        content = page.encode()
-        _write_durably(made / PAGE, content)
-        encoded = msgspec.json.format(msgspec.json.encode(report), indent=1)
-        _write_durably(made / DATA, encoded + b"\n")
+        for name, content in contents.items():
+            _write_durably(made / name, content)
         if folder.exists():
             folder.rename(old)
         try:
@@ -66,7 +81,6 @@ def write_folder(folder: Path, report: msgspec.Struct, page: str) -> int:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return len(content)
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hlserve.report.learning import LearningReport
 from hlserve.report.markup import Markup, element, text
 from hlserve.report.sections import sections
@@ -37,6 +39,7 @@ th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var
 th { font-weight: 600; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .number + :not(.number) { padding-left: 14px; }
+.roomy td:not(.number), .roomy th:not(.number) { min-width: 11em; }
 .heat td { text-align: right; padding: 4px 8px; min-width: 42px;
   font-variant-numeric: tabular-nums; }
 .heat th { padding: 4px 10px 4px 0; font-weight: 500; max-width: 180px; overflow: hidden;
@@ -52,9 +55,9 @@ details { margin-top: 18px; } summary { cursor: pointer; font-weight: 600; }
 .verdict { border-left: 5px solid var(--faint); background: var(--panel); padding: 10px 16px;
   margin: 12px 0; border-radius: 4px; }
 .verdict b { font-size: 1.15rem; }
-.verdict.well-fitted { border-color: var(--green); }
-.verdict.overfitting { border-color: var(--orange); }
-.verdict.underfitting { border-color: var(--blue); }
+.verdict.well-fitted, .verdict.proven { border-color: var(--green); }
+.verdict.overfitting, .verdict.kept { border-color: var(--orange); }
+.verdict.underfitting, .verdict.estimated { border-color: var(--blue); }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
   gap: 12px; }
 .figure { max-width: 540px; }
@@ -65,27 +68,40 @@ details { margin-top: 18px; } summary { cursor: pointer; font-weight: 600; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 14px; }
 .card { background: var(--panel); border-radius: 6px; padding: 10px; font-size: .88rem;
   overflow-wrap: anywhere; }
+.card .value { display: block; font-size: 1.35rem; font-weight: 600;
+  font-variant-numeric: tabular-nums; }
 .card img { image-rendering: pixelated; display: block; margin-bottom: 6px; }
 ul { padding-left: 22px; margin: 6px 0; } li { margin: 4px 0; max-width: 84ch; }
 footer { color: var(--muted); font-size: .85rem; margin: 44px 0 30px; }
-@media print { nav { display: none; } h2 { break-after: avoid; } }
+@media print { nav { display: none; } h2, h3 { break-after: avoid; }
+  .figure, .card, tr { break-inside: avoid; } .scroll { overflow: visible; }
+  table { font-size: .75rem; } }
 """
 
 
 def as_html(report: LearningReport) -> str:
     """The page; the same report gives the same bytes."""
-    told = list(sections(report))
-    links = [Markup(f'<a href="#{anchor}">{text(title)}</a>') for anchor, title, _ in told]
+    return html_page(report.title, f"{report.title}: how it learned", list(sections(report)))
+
+
+def html_page(heading: str, title: str, told: Sequence[tuple[str, str, Markup]]) -> str:
+    """A whole page with its style; nothing in it is fetched.
+
+    Args:
+        heading: on top of the page.
+        title: what the browser's tab says.
+        told: (anchor, title, content) of every section.
+    """
+    links = [Markup(f'<a href="#{anchor}">{text(name)}</a>') for anchor, name, _ in told]
     body = "".join(
-        f'<section id="{anchor}">{element("h2", title)}{content}</section>'
-        for anchor, title, content in told
+        f'<section id="{anchor}">{element("h2", name)}{content}</section>'
+        for anchor, name, content in told
     )
-    title = text(report.title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}: how it learned</title><style>{_CSS}</style></head>\n"
-        f"<body><header><h1>{title}</h1>{element('nav', *links)}</header>\n"
+        f"<title>{text(title)}</title><style>{_CSS}</style></head>\n"
+        f"<body><header><h1>{text(heading)}</h1>{element('nav', *links)}</header>\n"
         f"<main>{body}<footer>Made by hlserve; the numbers are in report.json beside this page."
         "</footer></main></body></html>\n"
     )

@@ -13,7 +13,6 @@ import numpy as np
 import optuna
 import pytest
 
-from compress.architecture_search.crew import Crew
 from compress.architecture_search.front import behind_best, front, recommended
 from compress.architecture_search.journal import FILE as JOURNAL
 from compress.architecture_search.journal import Running, Trial
@@ -31,7 +30,9 @@ from compress.architecture_search.worker import (
     Order,
     Stopped,
     Trained,
+    work,
 )
+from compress.crew import Crew
 from compress.metric import ACCURACY, MAE
 from hlserve.datasets import Dataset, Rows
 from hlserve.errors import ConfigError, DataError, TrainingError
@@ -412,7 +413,7 @@ def lesson(dataset: Dataset, tmp_path: Path) -> Lesson:
 
 
 def test_a_worker_that_dies_is_told(lesson: Lesson, tmp_path: Path) -> None:
-    with Crew(lesson, jobs=1) as crew:
+    with Crew(work, lesson, jobs=1) as crew:
         crew.start(3, Order(Candidate("mlp:4", 0.01, 0.01), tmp_path / "3.safetensors"))
         (number, _epoch), *_ = crew.messages(None)
         assert number == 3
@@ -431,7 +432,7 @@ def test_a_worker_that_dies_is_told(lesson: Lesson, tmp_path: Path) -> None:
 def test_a_worker_tells_why_it_gives_up_and_takes_the_next_order(
     candidate: Candidate, expected: Stopped | Failed, lesson: Lesson
 ) -> None:
-    with Crew(dataclasses.replace(lesson, epochs=2), jobs=1) as crew:
+    with Crew(work, dataclasses.replace(lesson, epochs=2), jobs=1) as crew:
         for order in (candidate, Candidate("mlp:4", 0.01, 0.01)):
             crew.start(0, Order(order, lesson.rows / "0.safetensors"))
             message = last_message(crew)
@@ -452,7 +453,7 @@ def last_message(crew: Crew) -> object:
 
 
 def test_a_worker_that_is_told_no_stops(lesson: Lesson) -> None:
-    with Crew(lesson, jobs=1) as crew:
+    with Crew(work, lesson, jobs=1) as crew:
         crew.start(0, Order(Candidate("mlp:4", 0.01, 0.01), lesson.rows / "0.safetensors"))
         ((_, message),) = crew.messages(None)
         assert isinstance(message, Epoch)
@@ -463,7 +464,7 @@ def test_a_worker_that_is_told_no_stops(lesson: Lesson) -> None:
 
 
 def test_leaving_a_crew_ends_its_processes(lesson: Lesson, tmp_path: Path) -> None:
-    with Crew(lesson, jobs=2) as crew:
+    with Crew(work, lesson, jobs=2) as crew:
         for number in range(2):
             file = tmp_path / f"{number}.safetensors"
             crew.start(number, Order(Candidate("mlp:4", 0.01, 0.01), file))

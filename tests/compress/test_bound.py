@@ -7,6 +7,7 @@ import pytest
 
 from compress.bound import (
     binomial_bound,
+    contribution_bound,
     drop,
     mean_interval,
     paired_share_bound,
@@ -14,7 +15,7 @@ from compress.bound import (
     smallest_provable,
     student_quantile,
 )
-from compress.metric import ACCURACY, AGREEMENT, COSINE, MSE
+from compress.metric import ACCURACY, AGREEMENT, COSINE, F1, MSE
 from hlserve.errors import ConfigError
 
 
@@ -109,3 +110,41 @@ def test_too_few_rows_prove_nothing():
     assert drop(ACCURACY, np.ones(0), np.ones(0)).upper == 1.0
     assert drop(MSE, np.ones(1), np.ones(1)).upper == math.inf
     assert mean_interval(np.ones(1)) == (-math.inf, math.inf)
+
+
+def test_a_bound_for_many_comparisons_is_bonferronis():
+    before, after = np.ones(500), np.ones(500)
+    after[:3] = 0
+    one = drop(ACCURACY, before, after)
+    many = drop(ACCURACY, before, after, comparisons=10)
+    assert many.comparisons == 10
+    assert many.confidence == one.confidence == 0.95  # of all ten together
+    assert many.upper == drop(ACCURACY, before, after, 0.995).upper > one.upper
+    assert smallest_provable(ACCURACY, 500, 10) > smallest_provable(ACCURACY, 500)
+    with pytest.raises(ConfigError, match="comparisons is 0, expected 1 or more"):
+        drop(ACCURACY, before, after, comparisons=0)
+
+
+@pytest.mark.parametrize("worse", [0, 1, 3, 10, 40])
+@pytest.mark.parametrize("confidence", [0.95, 0.995])
+def test_contribution_bound_of_rows_right_or_wrong_is_near_the_exact_one(worse, confidence):
+    losses = np.zeros(2000)
+    losses[:worse] = 1
+    exact = binomial_bound(worse, 2000, confidence)
+    ours = contribution_bound(losses, 1.0, confidence)
+    assert exact * 0.99 < ours < exact + 3.5 / 2000  # by what a count of none is overrated
+
+
+def test_contribution_bound_covers_rare_costly_rows_by_simulation():
+    rng = np.random.default_rng(5)
+    for rate in (0.002, 0.01, 0.05):
+        losses = (rng.random((2000, 300)) < rate) * rng.choice([0.3, 1.0], (2000, 300))
+        uppers = np.array([contribution_bound(x, 1.0, 0.95) for x in losses])
+        assert np.mean(uppers >= 0.65 * rate) >= 0.935  # nominal, less three standard errors
+
+
+def test_a_metric_that_is_no_mean_needs_to_know_what_a_row_may_cost():
+    with pytest.raises(ConfigError, match="bound of f1 needs what one row may cost"):
+        drop(F1, np.ones(10), np.ones(10))
+    assert drop(F1, np.ones(1), np.ones(1), row_cost=1.0).upper == 1.0
+    assert smallest_provable(F1, 1000) is None

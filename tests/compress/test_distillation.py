@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from compress.distillation import Distill, FineTune
+from compress.distillation import Distill, FineTune, twin
 from compress.distillation.loss import BlendedError, SoftTargets
 from compress.technique import Data
 from hlserve.datasets import Rows
@@ -71,6 +71,15 @@ def test_a_fresh_student_learns_from_the_teacher_alone(trained_mlp, mlp_rows, ml
     teacher = trained_mlp.predict(mlp_rows.x)["probabilities"].argmax(1)
     answers = learned.predict(mlp_rows.x)["probabilities"].argmax(1)
     assert np.mean(answers == teacher) > 0.9
+
+
+def test_the_twin_trains_as_a_teacher_without_a_say_would(trained_mlp, mlp_data):
+    step = Distill(epochs=2, learning_rate=2e-3, batch_size=64, alpha=1e-12)
+    alone, taught = (s.apply(trained_mlp, mlp_data).network for s in (twin(step), step))
+    moved = np.abs(alone.value - trained_mlp.value).max()
+    assert moved > 1e-2
+    # the teacher's share of the loss is lost in float32
+    np.testing.assert_allclose(alone.value, taught.value, atol=1e-3 * moved)
 
 
 def test_regression_distils_numbers(rng):

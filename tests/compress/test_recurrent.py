@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.candidates import Plan, network_ladder
+from compress.candidates import Plan
 from compress.export import check_parity, to_onnx
 from compress.folding import FoldScale
 from compress.job import compress
@@ -21,6 +21,7 @@ from hlserve.nn import checkpoint, fit
 from hlserve.nn.architectures import build
 from hlserve.nn.layers import Scale
 from tests.compress.conftest import made_rows
+from tests.compress.ladders import candidates
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +45,6 @@ def lstm(rows):
 def operators(model):
     graph = onnx.load_model_from_string(model).graph
     return Counter(node.op_type for node in graph.node)
-
-
-def names_on(ladder):
-    """What a ladder offers to a search that finds nothing inside its bound."""
-    names = [next(ladder).name]
-    try:
-        while True:
-            names.append(ladder.send(False).name)
-    except StopIteration:
-        return names
 
 
 @pytest.mark.parametrize("spec", ["lstm:32", "gru:32,24", "rnn:32", "bilstm:32,24", "bigru:32"])
@@ -92,9 +83,10 @@ def test_a_compression_offers_an_integer_lstm(lstm, rows, tmp_path):
     assert result.best.candidate.size_bytes < result.original.candidate.size_bytes
 
 
-def test_an_integer_lstm_answers_nearly_the_same(lstm, rows):
-    ladder = network_ladder(lstm, Data(rows), Plan(recipe=Recipe((), DYNAMIC_LSTM)), [])
-    model = next(ladder).model
+def test_an_integer_lstm_answers_nearly_the_same(lstm, rows, tmp_path):
+    plan = Plan(recipe=Recipe((), (DYNAMIC_LSTM,)))
+    found, _ = candidates(lstm, rows, tmp_path / "search", plan=plan)
+    model = found[0].model
     x = rows.inputs["x"].astype(np.float32)
     theirs = Session(model).run({"input": x})["probabilities"]
     ours = lstm.predict(x)["probabilities"]
@@ -103,17 +95,19 @@ def test_an_integer_lstm_answers_nearly_the_same(lstm, rows):
 
 
 def test_what_is_done_to_the_file_stands_last_in_a_recipe():
-    recipe = Recipe((FoldScale(),), DYNAMIC_LSTM)
+    recipe = Recipe((FoldScale(),), (DYNAMIC_LSTM,))
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     first = (
         '[[step]]\ntechnique = "PostTraining"\nname = "x"\n\n[[step]]\ntechnique = "FoldScale"\n'
     )
-    with pytest.raises(ConfigError, match="step 1: unknown technique 'PostTraining'"):
+    with pytest.raises(ConfigError, match="step 1: PostTraining works on the exported file"):
         Recipe.from_toml(first)
 
 
 @pytest.mark.parametrize(("spec", "quantize"), [("gru:8", None), ("lstm:8", "none")])
-def test_without_an_integer_form_or_the_wish_for_one_floats_stay(spec, quantize, rows):
-    names = names_on(network_ladder(made(spec), Data(rows), Plan(quantize=quantize), []))
+def test_without_an_integer_form_or_the_wish_for_one_floats_stay(spec, quantize, rows, tmp_path):
+    plan = Plan(quantize=quantize)
+    found, _ = candidates(made(spec), rows, tmp_path / "search", plan=plan, most=3)
+    names = [candidate.name for candidate in found]
     assert "folded" in names
     assert not any("LSTM" in name for name in names)

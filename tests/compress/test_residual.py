@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from compress.candidates import Plan, network_ladder
 from compress.export import check_parity, to_onnx
 from compress.folding import FoldBatchNorm, FoldScale
 from compress.pruning import PruneChannels
@@ -29,6 +28,7 @@ from hlserve.nn.layers import (
 )
 from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.trainer import fit
+from tests.compress.ladders import candidates
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +170,11 @@ def test_pruning_silent_residual_channels_leaves_the_answers_equal(resnet, digit
     )
 
 
-def test_the_search_folds_batch_norms_ahead_of_integers(resnet, data):
-    notes = []
-    ladder = network_ladder(resnet, data, Plan(), notes)
-    candidates = [next(ladder), ladder.send(True)]
-    assert [candidate.name for candidate in candidates] == ["folded", "int8"]
-    assert notes == []
-    assert all('technique = "FoldBatchNorm"' in candidate.recipe for candidate in candidates)
-    assert optimized_operators(candidates[1].model)["QLinearAdd"] == 3
+def test_the_search_folds_batch_norms_ahead_of_integers(resnet, data, tmp_path):
+    found, _ = candidates(resnet, data.train, tmp_path / "search", most=2)
+    assert [candidate.name for candidate in found] == ["folded", "int8"]
+    assert all('technique = "FoldBatchNorm"' in candidate.recipe for candidate in found)
+    assert optimized_operators(found[1].model)["QLinearAdd"] == 3
 
 
 def gated(rng):

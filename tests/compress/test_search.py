@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from compress import search as searching
-from compress.bound import Drop
 from compress.candidates import Candidate, Plan
 from compress.export import to_onnx
-from compress.job import compress, rows_apart
+from compress.goal import Goal
+from compress.job import Effort, Wishes, compress, prepare
 from compress.latency import Latency
-from compress.search import Goal, Verdict, prepare_network, search
-from compress.technique import Data
+from compress.search import search
+from compress.splits import Split, three_way
 from hlserve.datasets import Rows
 from hlserve.errors import BoundNotMetError, ConfigError, DataError
 from hlserve.nn.architectures import build
@@ -22,16 +22,25 @@ GOAL = Goal(0.01, batches=(1, 8))
 
 def ladder(candidates, told=None):
     """Offers the candidates in order; notes what the search said about each."""
-    for candidate in candidates:
-        is_inside = yield candidate
-        if told is not None:
-            told.append((candidate.name, is_inside))
+
+    def offer(*_):
+        for candidate in candidates:
+            verdict = yield candidate
+            if told is not None:
+                told.append((candidate.name, not verdict.refusal))
+
+    return offer
+
+
+def prepared_on(rows, network, folder):
+    prepared, _ = prepare(network, Split(rows, rows, rows, ""), Wishes(0.01), Effort(folder))
+    return prepared
 
 
 @pytest.fixture
-def prepared(trained_mlp, mlp_rows):
+def prepared(trained_mlp, mlp_rows, tmp_path):
     """A search whose ladder is still to be given; the original is right about most rows."""
-    return prepare_network(trained_mlp, Data(mlp_rows), mlp_rows)
+    return prepared_on(mlp_rows, trained_mlp, tmp_path)
 
 
 @pytest.fixture
@@ -65,7 +74,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(
         searching,
         "Session",
-        lambda model, name="model": real(model, name=names.setdefault(model, name)),
+        lambda model, name="model", **how: real(model, name=names.setdefault(model, name), **how),
     )
     return ratios
 
@@ -117,8 +126,9 @@ def test_a_model_as_fast_as_before_is_no_gain(prepared, original, clock):
 
 def test_slower_but_smaller_is_for_bytes_alone(prepared, clock, trained_mlp):
     from compress.quantization import QuantizeStatic
+    from compress.technique import Data
 
-    quantized = QuantizeStatic().apply(trained_mlp, Data(Rows(prepared.feeds))).network
+    quantized = QuantizeStatic().apply(trained_mlp, Data(Rows(prepared.bench.feeds))).network
     small = Candidate("small", to_onnx(quantized).SerializeToString(), 1)
     clock.update(small=2.0)
     goal = dataclasses.replace(GOAL, minimize="bytes", max_drop=0.1)
@@ -154,24 +164,8 @@ def test_what_changes_its_outputs_or_does_not_load_is_refused(prepared, original
     assert result.best.candidate.name == "good"
 
 
-def test_a_notable_proven_gain_goes_before_a_larger_estimate(prepared, original):
-    def verdict(name, upper, ratio, size=1000):
-        found = Verdict(Candidate(name, b"x" * size, 1), 0.9, Drop(0.0, upper, 100))
-        found.latency = {1: Latency((ratio,) * 15)}
-        return found
-
-    whole = verdict("original", 0.0, 1.0)
-    best = searching._best(
-        [verdict("proven", 0.005, 0.8), verdict("estimated", 0.02, 0.2)], whole, GOAL
-    )
-    assert best.candidate.name == "proven"
-    trifle = [verdict("proven", 0.005, 0.99), verdict("estimated", 0.02, 0.2)]
-    assert searching._best(trifle, whole, GOAL).candidate.name == "estimated"
-
-
-def test_proof_can_be_required(prepared, trained_mlp, mlp_rows, clock):
-    few = mlp_rows.take(slice(0, 40))
-    small = prepare_network(trained_mlp, Data(mlp_rows), few)
+def test_proof_can_be_required(trained_mlp, mlp_rows, clock, tmp_path):
+    small = prepared_on(mlp_rows.take(slice(0, 40)), trained_mlp, tmp_path)
     assert small.smallest_provable > GOAL.max_drop
     goal = dataclasses.replace(GOAL, require_proof=True)
     model = to_onnx(trained_mlp).SerializeToString()
@@ -183,28 +177,68 @@ def test_proof_can_be_required(prepared, trained_mlp, mlp_rows, clock):
     assert not result.is_proven
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"max_drop": -1.0}, {"max_drop": float("nan")}, {"minimize": "joy"}, {"batches": (0,)}],
-)
-def test_a_goal_that_nothing_can_meet_is_refused(change):
-    with pytest.raises(ConfigError):
-        dataclasses.replace(GOAL, **change)
+def test_the_last_look_is_at_rows_that_chose_nothing(prepared, original, clock):
+    clock.update(quick=0.5)
+    result = search(
+        dataclasses.replace(prepared, ladder=ladder([candidate("quick", original)])), GOAL
+    )
+    assert result.test.rows == len(prepared.test.answers)
+    assert result.test.drop.estimate == 0
+    assert result.test.original == result.test.best
+    low, high = result.test.best_interval
+    assert low < result.test.best < high
+
+
+def test_bounds_make_up_for_choosing_among_many(prepared, original, clock):
+    """Twenty times the same answers count as one candidate, not as twenty."""
+    clock.update({f"n{n}": 0.5 for n in range(20)})
+    same = [candidate(f"n{n}", original) for n in range(20)]
+    result = search(dataclasses.replace(prepared, ladder=ladder(same)), GOAL)
+    assert 1 <= result.best.drop.comparisons <= 20
+
+
+def test_ctrl_c_keeps_what_was_tried_by_then(prepared, original, clock):
+    clock.update(quick=0.5)
+
+    def interrupted(*_):
+        yield candidate("quick", original)
+        raise KeyboardInterrupt
+
+    result = search(dataclasses.replace(prepared, ladder=interrupted), GOAL)
+    assert result.is_interrupted
+    assert result.best.candidate.name == "quick"
+    assert "interrupted" in result.notes[-1]
+
+    def at_once(*_):
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        search(dataclasses.replace(prepared, ladder=at_once), GOAL)
 
 
 # ----- the whole job, on a real clock
 
 
 def test_compress_hands_back_a_smaller_model_that_answers_as_well(trained_mlp, mlp_rows):
-    learn, judge = rows_apart(mlp_rows, seed=1)
+    split = three_way(mlp_rows, None, None, seed=1)
     result = compress(
-        trained_mlp, train=learn, valid=judge, max_drop="5pp", minimize="bytes", batches=(1,)
+        trained_mlp,
+        train=split.train,
+        valid=split.search,
+        test=split.test,
+        max_drop="5pp",
+        minimize="bytes",
+        batches=(1,),
+        budget="20s",
     )
     assert result.best.candidate.size_bytes < result.original.candidate.size_bytes / 2
     assert result.best.drop.estimate <= 0.05
     names = [v.candidate.name for v in result.tried]
     assert names[:2] == ["folded", "int8"]
-    assert any(name.startswith("pruned 50 %") for name in names)
+    assert any("low rank" in name for name in names)
+    assert any(name.startswith("pruned to ") for name in names)
+    assert any("no teacher" in name for name in names)
 
 
 def test_an_onnx_file_needs_no_labels(trained_mlp, mlp_rows):
@@ -212,7 +246,7 @@ def test_an_onnx_file_needs_no_labels(trained_mlp, mlp_rows):
         to_onnx(trained_mlp), train=(mlp_rows.x, None), max_drop=0.1, minimize="bytes"
     )
     assert result.judge.metric.name == "agreement"
-    assert "no labels" in result.notes[0]
+    assert any("no labels" in note for note in result.notes)
     assert result.best.candidate.size_bytes < result.original.candidate.size_bytes
 
 
@@ -237,8 +271,11 @@ def test_only_what_was_asked_for_is_tried(trained_mlp, mlp_rows):
         )
         return [v.candidate.name for v in result.tried]
 
-    assert tried(prune=0.5, quantize="int8") == ["pruned 50 %, int8"]
-    assert tried(prune=0.5, quantize="none") == ["pruned 50 %"]
+    assert tried(prune=0.5, quantize="int8") == [
+        "pruned 50 %, int8",
+        "pruned 50 %, no teacher, int8",
+    ]
+    assert tried(prune=0.5, quantize="none") == ["pruned 50 %", "pruned 50 %, no teacher"]
     assert tried(recipe=Recipe((FoldScale(), QuantizeStatic()))) == ["recipe"]
 
 
@@ -249,8 +286,10 @@ def test_wishes_that_contradict_each_other_are_refused(trained_mlp, mlp_rows):
         Plan(ratio=0.5, recipe=Recipe(()))
     with pytest.raises(ConfigError, match="not both"):
         compress(trained_mlp, train=mlp_rows, max_drop=0.1, prune=0.5, student="mlp:8")
-    with pytest.raises(ConfigError, match="--prune trains the network again"):
-        compress(to_onnx(trained_mlp), train=mlp_rows, max_drop=0.1, prune=0.5)
+    with pytest.raises(ConfigError, match="expected one of latency, bytes, macs"):
+        compress(trained_mlp, train=mlp_rows, max_drop=0.1, minimize="joy")
+    with pytest.raises(ConfigError, match="jobs are 0"):
+        compress(trained_mlp, train=mlp_rows, max_drop=0.1, jobs=0)
     with pytest.raises(ConfigError, match="most likely a slip"):
         compress(trained_mlp, train=mlp_rows, max_drop=0.5)
 
@@ -266,7 +305,7 @@ def test_labels_that_do_not_fit_are_refused(trained_mlp, mlp_rows):
     wrong = Rows(mlp_rows.inputs, mlp_rows.y + 100)
     with pytest.raises(DataError, match=r"label 10[0-3] does not fit"):
         compress(trained_mlp, train=mlp_rows, valid=wrong, max_drop=0.1)
-    with pytest.raises(DataError, match="no rows to evaluate"):
+    with pytest.raises(DataError, match="no rows to judge with"):
         compress(trained_mlp, train=mlp_rows, valid=mlp_rows.take(slice(0, 0)), max_drop=0.1)
 
 
@@ -280,3 +319,24 @@ def test_the_same_seed_tries_the_same_models(trained_mlp, mlp_rows):
     before = trained_mlp.value.copy()
     assert models() == models()
     np.testing.assert_array_equal(trained_mlp.value, before)
+
+
+def test_a_provider_that_is_not_there_is_said_before_any_work(trained_mlp, mlp_rows):
+    with pytest.raises(ConfigError, match=r"hlserve\[gpu\]"):
+        compress(trained_mlp, train=mlp_rows, max_drop=0.1, provider="cuda")
+
+
+def test_a_search_goes_on_with_what_was_trained(trained_mlp, mlp_rows, tmp_path):
+    """The second run finds every network in the folder: it trains nothing, and finds the same."""
+    wishes = {
+        "train": mlp_rows,
+        "max_drop": 0.2,
+        "minimize": "bytes",
+        "batches": (1,),
+        "prune": 0.5,
+    }
+    first = compress(trained_mlp, folder=tmp_path / "kept", **wishes)
+    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "kept").glob("*.safetensors")}
+    again = compress(trained_mlp, folder=tmp_path / "kept", is_resumed=True, **wishes)
+    assert files == {f: f.stat().st_mtime_ns for f in (tmp_path / "kept").glob("*.safetensors")}
+    assert [v.candidate.model for v in first.tried] == [v.candidate.model for v in again.tried]

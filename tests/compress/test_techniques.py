@@ -7,6 +7,7 @@ import pytest
 
 from compress.distillation import Distill, FineTune
 from compress.export import check, to_onnx
+from compress.factorization import FactorizeLinear
 from compress.folding import FoldBatchNorm, FoldScale
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
@@ -19,6 +20,8 @@ from hlserve.errors import CompressionError, ConfigError
 CASES = [
     Distill(epochs=1),
     Distill(epochs=1, alpha=1.0, temperature=4.0),
+    FactorizeLinear((8, 16)),
+    FactorizeLinear(energy=0.9, is_weighted=False),
     FineTune(epochs=1),
     FoldBatchNorm(),
     FoldScale(),
@@ -83,7 +86,9 @@ def test_a_technique_that_changes_its_input_is_caught(trained_mlp, mlp_data):
         _Vandal().apply(trained_mlp.copy(), mlp_data)
 
 
-@pytest.mark.parametrize("technique", [FineTune(), FoldScale(), PruneChannels(), QuantizeStatic()])
+@pytest.mark.parametrize(
+    "technique", [FactorizeLinear(), FineTune(), FoldScale(), PruneChannels(), QuantizeStatic()]
+)
 def test_nothing_follows_quantization(technique, trained_mlp, mlp_data):
     recipe = Recipe((QuantizeStatic(), technique))
     with pytest.raises(CompressionError, match=r"step 2 of 2.*quantized already"):

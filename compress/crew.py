@@ -1,25 +1,34 @@
-"""Workers, each a process of its own, and what they say."""
+"""Workers, each a process of its own, and what they say.
+
+What a worker does is a function of its end of a pipe and of a lesson, the plain values that all
+orders share; orders and messages are plain values too. Nobody else can open the pipe.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Self
+from typing import Generic, Self, TypeVar
 
-from compress.architecture_search.worker import Lesson, Message, Order, work
 from hlserve.errors import TrainingError
+
+L = TypeVar("L")  # the lesson
+Task = TypeVar("Task")  # an order
+M = TypeVar("M")  # a message
+
+Work = Callable[[Connection, L], None]
 
 _LEAVE_S = 5.0  # for a worker that was told to end
 
 
 class Worker:
-    """A process that trains at most one candidate at a time."""
+    """A process that does at most one order at a time."""
 
-    def __init__(self, lesson: Lesson) -> None:
+    def __init__(self, work: Work[L], lesson: L) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(
@@ -45,10 +54,11 @@ class Worker:
         self.connection.close()  # last: a worker would leave by this way too, at the same time
 
 
-class Crew:
+class Crew(Generic[L, Task, M]):
     """Up to ``jobs`` workers, started when there is work; leaving the ``with`` ends them."""
 
-    def __init__(self, lesson: Lesson, jobs: int) -> None:
+    def __init__(self, work: Work[L], lesson: L, jobs: int) -> None:
+        self._work = work
         self._lesson = lesson
         self._jobs = jobs
         self._idle: list[Worker] = []
@@ -71,9 +81,9 @@ class Crew:
         """Whether another order can be taken."""
         return len(self._busy) < self._jobs
 
-    def start(self, number: int, order: Order) -> None:
+    def start(self, number: int, order: Task) -> None:
         """Gives an order to a worker without one."""
-        worker = self._idle.pop() if self._idle else Worker(self._lesson)
+        worker = self._idle.pop() if self._idle else Worker(self._work, self._lesson)
         worker.connection.send(order)
         self._busy[number] = worker
 
@@ -85,7 +95,7 @@ class Crew:
         """The trial is over, its worker free again."""
         self._idle.append(self._busy.pop(number))
 
-    def messages(self, timeout_s: float | None) -> Iterator[tuple[int, Message]]:
+    def messages(self, timeout_s: float | None) -> Iterator[tuple[int, M]]:
         """What workers have to say, as soon as one has; nothing where the time is up.
 
         Raises:
@@ -96,7 +106,7 @@ class Crew:
             assert isinstance(ready, Connection)
             number = owners[ready]
             try:
-                message: Message = ready.recv()
+                message: M = ready.recv()
             except (EOFError, ConnectionResetError):
                 raise self._death(number) from None
             yield number, message

@@ -1,0 +1,86 @@
+"""Fully connected layers: Gemm, and MatMul with or without an Add."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from compress.onnx_import.graph import Graph, RefusalError, attribute, operand
+from compress.onnx_import.piece import Handler, Piece, chain
+from hlserve.nn.layers import Linear
+from hlserve.nn.param import Array
+
+
+def gemm(graph: Graph, tensor: str) -> Piece | None:
+    """Alpha x W^T + beta c, the scalars taken into the weights."""
+    node = graph.made_by(tensor, "Gemm")
+    if node is None:
+        return None
+    x, weight = node.input[0], graph.fixed(node.input[1])
+    offset = operand(node, 2)
+    bias = graph.fixed(offset) if offset else None
+    if weight is None or (offset and bias is None) or attribute(node, "transA", 0):
+        raise RefusalError("its weights are computed from the rows")
+    if not attribute(node, "transB", 0):
+        weight = weight.T
+    weight = weight * attribute(node, "alpha", 1.0)
+    if bias is not None:
+        bias = _vector(bias * attribute(node, "beta", 1.0), len(weight))
+    return chain(tensor, [x], linear(weight, bias))
+
+
+def matmul(graph: Graph, tensor: str) -> Piece | None:
+    """X W, of vectors and of sequences, and what is added to it."""
+    node, bias = graph.made_by(tensor, "MatMul"), None
+    if node is None:
+        added = graph.made_by(tensor, "Add")
+        if added is None:
+            return None
+        node, bias = _biased(graph, *added.input)
+        if node is None:
+            return None
+    weight = graph.fixed(node.input[1])
+    if weight is None or weight.ndim != 2:
+        return None
+    if len(graph.shape(node.input[0])) > 2:
+        raise RefusalError(
+            f"it multiplies rows of shape {graph.shape(node.input[0])}; a Linear layer "
+            "takes (features,) or (time, features)"
+        )
+    return chain(tensor, [node.input[0]], linear(weight.T, bias))
+
+
+def linear(weight: Array, bias: Array | None) -> Linear:
+    """The layer of a weight (out, in) and a bias (out,) or none."""
+    arrays = {"weight": np.ascontiguousarray(weight, np.float32)}
+    if bias is not None:
+        arrays["bias"] = np.ascontiguousarray(bias, np.float32)
+    return Linear(weight.shape[1], weight.shape[0], bias is not None).with_arrays(arrays)
+
+
+HANDLERS: tuple[Handler, ...] = (gemm, matmul)
+
+
+# ----- below
+
+
+def _biased(graph: Graph, a: str, b: str) -> tuple[onnx.NodeProto | None, Array | None]:
+    for product, offset in ((a, b), (b, a)):
+        node, bias = graph.made_by(product, "MatMul"), graph.fixed(offset)
+        if node is None or bias is None or not graph.has_one_reader(product):
+            continue
+        weight = graph.fixed(node.input[1])
+        if weight is None or weight.ndim != 2:
+            continue
+        is_vector = bias.size == weight.shape[1] and bias.shape[-1] == weight.shape[1]
+        if bias.size == 1 or is_vector:
+            return node, _vector(bias, weight.shape[1])
+    return None, None
+
+
+def _vector(bias: Array, n: int) -> Array:
+    if bias.size not in (1, n):
+        raise RefusalError(
+            f"it adds an array of shape {bias.shape}, which is not one number a feature"
+        )
+    return np.broadcast_to(bias.reshape(-1), n)

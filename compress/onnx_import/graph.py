@@ -1,0 +1,128 @@
+"""An ONNX graph as the importer looks at it: who makes a tensor, what is fixed, every shape.
+
+Shapes and fixed values are found by running the graph on real rows, which also knows those
+that come out of shape arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from compress.session import Session
+from hlserve.errors import CompressionError
+from hlserve.nn.layer import Shape
+from hlserve.nn.param import Array
+
+
+class RefusalError(CompressionError):
+    """A node that no layer stands for; the message is the reason alone."""
+
+
+class Graph:
+    """One graph without control flow, and the values of all its tensors for a few rows.
+
+    Args:
+        model: loads in ONNX Runtime.
+        feeds: the rows, (n, ...) by input name.
+
+    Attributes:
+        n: how many rows were run.
+        outputs: the names of the model's outputs.
+    """
+
+    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
+        self.n = len(next(iter(feeds.values())))
+        self.outputs = tuple(entry.name for entry in model.graph.output)
+        self._producers = {name: n for n in model.graph.node for name in n.output if name}
+        self._n_readers = Counter(name for n in model.graph.node for name in n.input)
+        self._n_readers.update(self.outputs)
+        self._inputs = frozenset(feeds)
+        self._fixed = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self._values: dict[str, Array] = dict(feeds) | self._fixed | _all_values(model, feeds)
+        self._flowing = self._behind_inputs(model.graph.node)
+
+    def producer(self, tensor: str) -> onnx.NodeProto | None:
+        """The operator that makes the tensor; None for inputs and initializers."""
+        return self._producers.get(tensor)
+
+    def made_by(self, tensor: str, *op_types: str) -> onnx.NodeProto | None:
+        """The operator that makes the tensor where it is one of these, else None."""
+        node = self._producers.get(tensor)
+        return node if node is not None and node.op_type in op_types else None
+
+    def is_input(self, tensor: str) -> bool:
+        """Whether it is an input of the model."""
+        return tensor in self._inputs
+
+    def has_one_reader(self, tensor: str) -> bool:
+        """Whether nothing else reads it, the model's caller included."""
+        return self._n_readers[tensor] == 1
+
+    def fixed(self, tensor: str) -> Array | None:
+        """Its value where that does not depend on the rows at all, else None."""
+        return None if not tensor or tensor in self._flowing else self._values.get(tensor)
+
+    def number(self, tensor: str) -> float | None:
+        """A fixed tensor of one number as that number, else None."""
+        value = self.fixed(tensor)
+        return None if value is None or value.size != 1 else float(value.reshape(-1)[0])
+
+    def value(self, tensor: str) -> Array:
+        """Its value for the rows that were run, such as a shape that was computed."""
+        return self._values[tensor]
+
+    def shape(self, tensor: str) -> Shape:
+        """The shape of one row.
+
+        Raises:
+            RefusalError: rows are not counted by the first axis.
+        """
+        whole = self._values[tensor].shape
+        if not whole or whole[0] != self.n:
+            raise RefusalError(
+                f"{tensor!r} has shape {whole} for {self.n} rows: not one entry a row"
+            )
+        return whole[1:]
+
+    def data_inputs(self, node: onnx.NodeProto) -> tuple[str, ...]:
+        """The inputs that depend on the rows."""
+        return tuple(name for name in node.input if name in self._flowing)
+
+    # ----- below
+
+    def _behind_inputs(self, nodes: Sequence[onnx.NodeProto]) -> frozenset[str]:
+        flowing = set(self._inputs)
+        for node in nodes:  # which ONNX keeps in topological order
+            if any(name in flowing for name in node.input):
+                flowing.update(name for name in node.output if name)
+        return frozenset(flowing)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value; text as str."""
+    for entry in node.attribute:
+        if entry.name == name:
+            value = helper.get_attribute_value(entry)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def operand(node: onnx.NodeProto, i: int) -> str:
+    """The name of input ``i``; empty where it is left out."""
+    return node.input[i] if i < len(node.input) else ""
+
+
+def _all_values(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
+    given = {entry.name for entry in told.graph.output}
+    made = [name for node in told.graph.node for name in node.output if name]
+    told.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in given)
+    values = Session(told.SerializeToString(), name="model with all its tensors told").run(feeds)
+    return {name: np.asarray(value) for name, value in values.items()}

@@ -1,0 +1,297 @@
+"""What the search tries of a network that can be trained, in order.
+
+First the network as it is, in floats and in integers. Then less and less of it: pruned in steps
+to the widths that cost least under a target, each step trained on from the last that held, with
+the original as a teacher and, as a control, without; then its large layers factorized, and pruned
+likewise. How far down is found by bisection against the bound.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+
+from compress.candidates import Candidate, Plan
+from compress.clock import Clock
+from compress.descent import Descent
+from compress.distillation import Distill, FineTune, twin
+from compress.endings import Course, Endings
+from compress.factorization import FactorizeLinear
+from compress.goal import Goal
+from compress.pruning import PruneChannels
+from compress.pruning.channels import removable_widths, rounded_width
+from compress.remake import remake
+from compress.shaping import Shaper, first_ranks
+from compress.stem import Grown, Stem
+from compress.technique import Kinds, Technique
+from compress.verdict import Verdict
+from compress.workshop import Workshop
+from hlserve.errors import CompressionError
+from hlserve.nn.network import Network
+
+FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 8
+STUDENT_EPOCHS = 12, 150  # a student starts from nothing, and may take larger steps
+STUDENT_LEARNING_RATE = 3e-3
+
+WAVES = 8  # about so many trainings a search makes, one after another
+SECOND_BRANCH_SHARE = 0.4  # of the time that is left when the first begins
+TRAINING_SHARE = 0.8  # of the time; the rest is for judging and timing
+PROBE_STEPS = 12  # of the optimizer, to learn how fast this machine trains
+NEAR = 3.0  # a drop up to so many times the bound is worth a longer training
+LONGER = 3  # times the epochs
+GENEROUS = 3  # times the usual epochs, where the budget has room for them
+
+
+@dataclass(slots=True)
+class Planner:
+    """Offers candidates and goes on by what is found of them.
+
+    Attributes:
+        shop: grows networks from the original.
+        endings: makes files of them.
+        shaper: knows which widths cost what.
+        plan, goal: what the user wants.
+        clock: the time that is left.
+        is_proof_possible: whether the rows can prove the bound at all; then what is only
+            estimated does not count as inside.
+        notes: what could not be tried, and why, is added here.
+    """
+
+    shop: Workshop
+    endings: Endings
+    shaper: Shaper
+    plan: Plan
+    goal: Goal
+    clock: Clock
+    is_proof_possible: bool
+    notes: list[str]
+    _wave_s: float = 0.0
+    _epochs: int = 0
+    _reserve_s: float = 0.0
+
+    def ladder(self) -> Course:
+        """The candidates, in order; is sent every one's verdict."""
+        plan = self.plan
+        if plan.recipe is not None:
+            return (yield from self._recipe())
+        if plan.student is not None:
+            return (yield from self._student(plan.student))
+        if plan.ratio is not None:
+            return (yield from self._fixed_share(plan.ratio))
+        found = yield from self.endings.of(self.shop.original())
+        for branch in self._branches():
+            found += yield from branch
+        return found
+
+    # ----- what the user narrowed it to
+
+    def _recipe(self) -> Course:
+        """One recipe: what goes wrong in it is the user's to know, so it is raised."""
+        recipe = self.plan.recipe
+        assert recipe is not None  # ladder
+        data = self.shop.data
+        made = remake(self.shop.network, recipe, data, seed=data.seed)
+        assert made.network is not None  # of a network
+        candidate = Candidate(
+            "recipe",
+            made.model,
+            made.network.n_parameters,
+            recipe.to_toml(),
+            made.reports,
+            family="recipe",
+            macs=made.network.macs(),
+            network=made.network,
+        )
+        return [(yield candidate)]
+
+    def _student(self, student: Network) -> Course:
+        """A fresh network; it is no child of the original, so it is grown by itself."""
+        distill = default_distill(len(self.shop.data.train), is_student=True)
+        shop = replace(self.shop, network=student, folder=self.shop.folder / "student")
+        shop.folder.mkdir(exist_ok=True)
+        stems = self._with_control(Stem("", "student"), "student", "student", (), distill)
+        found: list[Verdict] = []
+        for grown in shop.grown(stems):
+            found += yield from self.endings.of(grown)
+        return found
+
+    def _fixed_share(self, ratio: float) -> Course:
+        found: list[Verdict] = []
+        for kinds in self._kinds():
+            step = PruneChannels(ratio, layers=kinds)
+            full = removable_widths(self.shop.network, kinds)
+            kept = [rounded_width(width, 1 - ratio, step.round_to) for width in full]
+            where = "" if kinds == "all" else "dense "
+            name = f"{where}pruned {100 * ratio:.0f} %"
+            if kept == full:
+                self.notes.append(
+                    f"{name} was left out: it removes no more, widths stay multiples of 8"
+                )
+                continue
+            stems = self._with_control(Stem("", "pruned"), name, "pruned", (step,), self._distill())
+            for grown in self.shop.grown(stems):
+                found += yield from self.endings.of(grown)
+        return found
+
+    def _kinds(self) -> tuple[Kinds, ...]:
+        """All layers, then, where there are convolutions, the others alone."""
+        network = self.shop.network
+        is_mixed = removable_widths(network, "linear") not in ([], removable_widths(network))
+        return ("all", "linear") if is_mixed else ("all",)
+
+    # ----- the automatic search
+
+    def _branches(self) -> Iterator[Course]:
+        """Each with its share of the time that is left."""
+        ways = [self._pruned(), self._factorized()]
+        if self.goal.minimize == "bytes":
+            ways.reverse()
+        for n, way in enumerate(ways):
+            is_last = n == len(ways) - 1
+            self._reserve_s = 0.0 if is_last else SECOND_BRANCH_SHARE * self.clock.left_s
+            yield way
+
+    def _pruned(self) -> Course:
+        return (yield from self._descend(self.shop.original(), "pruned"))
+
+    def _factorized(self) -> Course:
+        root = self.shop.original()
+        ranks = first_ranks(root.network)
+        if ranks is None:
+            return []
+        name = f"low rank {'-'.join(map(str, ranks))}"
+        step = FactorizeLinear(ranks=ranks)
+        found, grown = yield from self._wave(root.stem, name, "low rank", (step,))
+        if grown is not None and any(self._holds(v) for v in found):
+            found += yield from self._descend(grown, "low rank")
+        return found
+
+    def _descend(self, root: Grown, family: str) -> Course:
+        """Less and less of a network, each step from the last that held."""
+        found: list[Verdict] = []
+        descent, parent = Descent(), root
+        while (share := descent.next()) is not None and self._has_time():
+            widths = self.shaper.widths(root.network, parent.network, share)
+            if widths is None:
+                descent.tell(share, holds=False)
+                continue
+            if list(widths) == removable_widths(parent.network):
+                break
+            name = _joined(root.stem.name, f"pruned to {'-'.join(map(str, widths))}")
+            steps = (PruneChannels(widths=widths, importance=self.shaper.importance),)
+            verdicts, grown = yield from self._wave(parent.stem, name, family, steps)
+            found += verdicts
+            holds = any(self._holds(v) for v in verdicts)
+            if grown is not None and not holds and self._is_near(verdicts) and self._has_time():
+                verdicts, longer = yield from self._longer(grown, name, family)
+                found += verdicts
+                holds, grown = any(self._holds(v) for v in verdicts), longer
+            descent.tell(share, holds=holds)
+            if holds and grown is not None:
+                parent = grown
+        return found
+
+    def _wave(self, parent: Stem, name: str, family: str, steps: tuple[Technique, ...]) -> _Wave:
+        """The steps, trained with a teacher and without; the better one is what to go on from."""
+        started = time.monotonic()
+        stems = self._with_control(parent, name, family, steps, self._distill())
+        return (yield from self._judged(stems, started))
+
+    def _longer(self, grown: Grown, name: str, family: str) -> _Wave:
+        started = time.monotonic()
+        again = self._distill()
+        again = replace(again, epochs=LONGER * again.epochs)
+        last = again if isinstance(grown.stem.steps[-1], Distill) else twin(again)
+        stem = grown.stem.grown(f"{name}, trained longer", family, last)
+        return (yield from self._judged([stem], started))
+
+    def _judged(self, stems: Sequence[Stem], started: float) -> _Wave:
+        found: list[Verdict] = []
+        best: tuple[float, Grown] | None = None
+        for grown in self.shop.grown(stems):
+            verdicts = yield from self.endings.of(grown)
+            found += verdicts
+            drop = min((v.drop.estimate for v in verdicts if v.drop is not None), default=np.inf)
+            if best is None or drop < best[0]:
+                best = float(drop), grown
+        self._wave_s = time.monotonic() - started
+        return found, None if best is None else best[1]
+
+    def _with_control(
+        self, parent: Stem, name: str, family: str, steps: tuple[Technique, ...], step: Distill
+    ) -> list[Stem]:
+        """Trained to imitate the teacher, and the same without one where there are labels."""
+        stems: list[Stem] = []
+        if self.shop.data.teacher_logits is not None:
+            stems.append(parent.grown(name, family, *steps, step))
+        if self.shop.data.train.y is not None:
+            control = f"{name}, no teacher"
+            stems.append(parent.grown(control, family, *steps, twin(step)))
+        return stems
+
+    # ----- how it goes on
+
+    def _holds(self, verdict: Verdict) -> bool:
+        if verdict.refusal:
+            return False
+        return not self.is_proof_possible or verdict.is_proven(self.goal.max_drop)
+
+    def _is_near(self, verdicts: Sequence[Verdict]) -> bool:
+        drops = [v.drop.estimate for v in verdicts if v.drop is not None]
+        return min(drops, default=np.inf) <= NEAR * self.goal.max_drop
+
+    def _has_time(self) -> bool:
+        if self.clock.left_s > self._wave_s + self._reserve_s:
+            return True
+        note = "the budget was spent; a larger --budget may find more"
+        if note not in self.notes:
+            self.notes.append(note)
+        return False
+
+    def _distill(self) -> Distill:
+        """The same for all steps of a search: as many epochs as the budget allows."""
+        usual = default_distill(len(self.shop.data.train))
+        if not self._epochs:
+            is_endless = not np.isfinite(self.clock.left_s)
+            most = usual.epochs if is_endless else ceil(GENEROUS * usual.epochs)
+            each_s = TRAINING_SHARE * self.clock.left_s / WAVES
+            fits = each_s / self._epoch_s() if np.isfinite(each_s) else usual.epochs
+            self._epochs = int(np.clip(fits, 1, most))
+        return replace(usual, epochs=self._epochs)
+
+    def _epoch_s(self) -> float:
+        """How long an epoch takes here, from a few steps of training."""
+        usual, data = default_distill(1), self.shop.data
+        n = min(len(data.train), PROBE_STEPS * usual.batch_size)
+        few = slice(0, n)
+        logits = None if data.teacher_logits is None else data.teacher_logits[few]
+        some = replace(data, train=data.train.take(few), teacher_logits=logits, progress=False)
+        step: Technique = FineTune(1) if logits is None else Distill(1)
+        started = time.monotonic()
+        try:
+            step.apply(self.shop.network, some)
+        except CompressionError:
+            return 1.0  # what is wrong with it is said when it is really tried
+        return (time.monotonic() - started) * len(data.train) / n
+
+
+def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
+    """As long as it takes for about the same number of steps, however few the rows."""
+    usual = Distill(learning_rate=STUDENT_LEARNING_RATE) if is_student else Distill()
+    fewest, most = STUDENT_EPOCHS if is_student else (FEWEST_EPOCHS, MOST_EPOCHS)
+    epochs = ceil(FINE_TUNING_STEPS / max(1, ceil(n_rows / usual.batch_size)))
+    return replace(usual, epochs=min(most, max(fewest, epochs)))
+
+
+# ----- below
+
+_Wave = Generator[Candidate, Verdict, tuple[list[Verdict], Grown | None]]
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)

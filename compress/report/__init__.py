@@ -1,0 +1,1 @@
+"""What a compression came to: a page, a model card and the numbers, from one plain dict."""

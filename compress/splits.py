@@ -1,0 +1,161 @@
+"""Which rows candidates learn from, which choose among them, and which are looked at once.
+
+A choice made on rows makes the chosen look better there than it is, so that the figure of the
+report comes from rows that took part in nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from hlserve.datasets import Rows
+from hlserve.errors import DataError
+from hlserve.nn.param import Array
+from hlserve.nn.split import validation_split
+from hlserve.row_blocks import row_blocks
+
+SEARCH_SHARE = 0.20  # of the training rows, where no others were given
+TEST_SHARE = 0.15
+TEST_SHARE_OF_OTHERS = 0.4  # of rows that were given to judge with
+FEWEST_DIVIDED = 200  # of fewer rows to judge with, a part is too few for either purpose
+NOTABLE_DUPLICATES = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows by their purpose, none of them in two.
+
+    Attributes:
+        train: candidates learn from these, and are calibrated with them.
+        search: choices are made on these.
+        test: looked at once, at the end, for the model that is handed back; None where the rows
+            are too few to be divided.
+        note: what a reader must know, sentence by sentence; or empty.
+    """
+
+    train: Rows
+    search: Rows
+    test: Rows | None
+    note: str
+
+
+def three_way(train: Rows, evaluation: Rows | None, test: Rows | None, *, seed: int) -> Split:
+    """Training, search and test rows, from what there is.
+
+    Rows to judge with and test rows are taken as they are. One of them alone is divided, 60 to
+    40 and every class in proportion, unless there are fewer than 200. Without either, parts of
+    ``train`` are set apart. Rows of search or test that stand among the training rows are
+    counted, and told of where they are more than one in a hundred.
+
+    Args:
+        train: rows to learn from.
+        evaluation: rows that were named to judge with.
+        test: test rows of the data's own.
+        seed: of the divisions.
+
+    Raises:
+        DataError: a part is empty, or there are too few rows to set any apart.
+    """
+    for what, rows in (("learn from", train), ("judge with", evaluation), ("test on", test)):
+        if rows is not None and len(rows) == 0:
+            raise DataError(f"there are no rows to {what}")
+    if evaluation is not None and test is not None:
+        split = Split(train, evaluation, test, "")
+    elif evaluation is not None or test is not None:
+        others = evaluation if evaluation is not None else test
+        assert others is not None
+        search, last, note = _divided(others, TEST_SHARE_OF_OTHERS, seed)
+        split = Split(train, search, last, note)
+    else:
+        split = _from_training_rows(train, seed)
+    notes = [split.note, *_duplicates(split)]
+    return Split(split.train, split.search, split.test, " ".join(n for n in notes if n))
+
+
+def share_of_duplicates(train: Rows, others: Rows) -> float:
+    """The share of the other rows whose inputs are those of a training row, number for number.
+
+    0 where the two cannot be compared: inputs of other names, or texts.
+    """
+    pairs = _comparable(train, others)
+    if not pairs or len(others) == 0:
+        return 0.0
+    known = set(_digests([(mine, dtype) for mine, _, dtype in pairs]))
+    found = _digests([(theirs, dtype) for _, theirs, dtype in pairs])
+    return sum(digest in known for digest in found) / len(found)
+
+
+# ----- below
+
+
+def _from_training_rows(train: Rows, seed: int) -> Split:
+    n = len(train)
+    is_divided = n * (SEARCH_SHARE + TEST_SHARE) >= FEWEST_DIVIDED
+    share = SEARCH_SHARE + TEST_SHARE if is_divided else SEARCH_SHARE
+    kept, apart = validation_split(n, share, seed=seed, labels=_classes(train))
+    search, test, note = _divided(train.take(apart), TEST_SHARE / share, seed)
+    told = (
+        f"{len(apart):,} of the {n:,} rows were set apart to judge with; the model may have been "
+        "trained on them, which makes it look better than it is: give others with --eval."
+    )
+    return Split(train.take(kept), search, test, f"{told} {note}".strip())
+
+
+def _divided(rows: Rows, test_share: float, seed: int) -> tuple[Rows, Rows | None, str]:
+    """Search rows, test rows or none, and a note where there are none."""
+    n = len(rows)
+    if n < FEWEST_DIVIDED:
+        note = (
+            f"{n:,} rows to judge with are too few to keep some of them for a last look; the "
+            "figures are of the rows that chose."
+        )
+        return rows, None, note
+    search, test = validation_split(n, test_share, seed=seed + 1, labels=_classes(rows))
+    return rows.take(search), rows.take(test), ""
+
+
+def _classes(rows: Rows) -> Array | None:
+    is_classes = rows.y is not None and rows.y.ndim == 1 and rows.y.dtype.kind in "iub"
+    return rows.y if is_classes else None
+
+
+def _duplicates(split: Split) -> list[str]:
+    notes = []
+    for name, rows in (("search", split.search), ("test", split.test)):
+        share = 0.0 if rows is None else share_of_duplicates(split.train, rows)
+        if share > NOTABLE_DUPLICATES:
+            notes.append(
+                f"WARNING: {100 * share:.0f} % of the {name} rows stand among the training rows "
+                "too, with the same inputs: what was learned by heart counts as right there."
+            )
+    return notes
+
+
+def _comparable(train: Rows, others: Rows) -> list[tuple[Array, Array, np.dtype[Any]]]:
+    """Inputs that belong together, with the type that both fit; none where any fits none."""
+    names = sorted(train.inputs)
+    if len(train.inputs) == len(others.inputs) == 1:
+        pairs = [(*train.inputs.values(), *others.inputs.values())]
+    elif names == sorted(others.inputs):
+        pairs = [(train.inputs[name], others.inputs[name]) for name in names]
+    else:
+        return []
+    if any(array.dtype.kind not in "biuf" for pair in pairs for array in pair):
+        return []  # texts as objects have no bytes of their own
+    return [(mine, theirs, np.result_type(mine, theirs)) for mine, theirs in pairs]
+
+
+def _digests(inputs: Sequence[tuple[Array, np.dtype[Any]]]) -> list[bytes]:
+    """One digest a row, over all its inputs."""
+    found = [blake2b(digest_size=16) for _ in range(len(inputs[0][0]))]
+    for array, dtype in inputs:
+        for first, block in row_blocks(array):
+            flat = np.ascontiguousarray(block.reshape(len(block), -1), dtype)
+            for row, hasher in zip(flat, found[first : first + len(flat)], strict=True):
+                hasher.update(row.tobytes())
+    return [hasher.digest() for hasher in found]
