@@ -112,7 +112,7 @@ class Planner:
     def _student(self, student: Network) -> Course:
         """A fresh network; it is no child of the original, so it is grown by itself."""
         distill = default_distill(len(self.shop.data.train), is_student=True)
-        shop = replace(self.shop, network=student, folder=self.shop.folder / "student")
+        shop = replace(self.shop, network=student, folder=self.shop.folder / "student", _at_hand={})
         shop.folder.mkdir(exist_ok=True)
         stems = self._with_control(Stem("", "student"), "student", "student", (), distill)
         found: list[Verdict] = []

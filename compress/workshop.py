@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Never, Self
 
@@ -56,6 +56,8 @@ class Workshop:
     folder: Path
     jobs: int
     notes: list[str]
+    # Grown here: a file cannot give back a layer of the user's own.
+    _at_hand: dict[str, Network] = field(default_factory=dict)
 
     @classmethod
     def opened(
@@ -111,6 +113,7 @@ class Workshop:
         except CompressionError as error:
             self.notes.append(f"{stem.name} was left out: {error}")
             return
+        self._at_hand[stem.key] = done.network
         self._keep(stem, done.reports, time.monotonic() - started)
         checkpoint.save(done.network, self._file(stem.key))  # last: it says that the stem is there
 
@@ -171,7 +174,9 @@ class Workshop:
         return msgspec.json.decode((self.folder / f"{key}.json").read_bytes(), type=_Kept)
 
     def _network(self, key: str) -> Network:
-        return checkpoint.load(self._file(key)) if key else self.network
+        if not key:
+            return self.network
+        return self._at_hand.get(key) or checkpoint.load(self._file(key))
 
     def _read(self, stem: Stem) -> Grown:
         kept = self._kept(stem.key)
