@@ -38,13 +38,15 @@ from benchmarks.compression_table import OURS, Line, Row, as_text, how, lines_of
 from compress.export import to_onnx
 
 MINUTES = (600.0, 240.0)
+# What a search may lose is more than what is wanted on the test rows: it demands proof, and a
+# proof on 10,000 rows takes a fifth of a point for itself.
 ROWS = (
     Row(
         name="mlp300-bytes",
         base="mlp300-mnist",
         minimize="bytes",
         batches=(1, 32),
-        max_drop="0.1pp",
+        max_drop="0.35pp",
         bound=0.1,
         must={"bytes": 15},
         stretch={"bytes": 30},
@@ -55,7 +57,7 @@ ROWS = (
         base="mlp300-mnist",
         minimize="latency",
         batches=(1, 32, 256),
-        max_drop="0.2pp",
+        max_drop="0.4pp",
         bound=0.2,
         must={1: 1.6, 32: 5.5, 256: 7},
         stretch={1: 2.3, 32: 9, 256: 12},
@@ -66,7 +68,7 @@ ROWS = (
         base="mlp1024-mnist",
         minimize="latency",
         batches=(1, 32),
-        max_drop="0.2pp",
+        max_drop="0.35pp",
         bound=0.2,
         must={1: 7, 32: 10},
         stretch={1: 15, 32: 25},
@@ -76,7 +78,7 @@ ROWS = (
         base="lenet5-fashion",
         minimize="latency",
         batches=(1, 32, 256),
-        max_drop="0.5pp",
+        max_drop="0.7pp",
         bound=0.5,
         must={1: 3.3, 32: 3.3, 256: 3.3},
         stretch={1: 5, 32: 5, 256: 5},
@@ -86,7 +88,7 @@ ROWS = (
         base="resnet8-fashion",
         minimize="latency",
         batches=(32,),
-        max_drop="0.5pp",
+        max_drop="0.7pp",
         bound=0.5,
         must={32: 1.8},
         stretch={32: 3},
@@ -97,7 +99,7 @@ ROWS = (
         base="lstm128-mnist",
         minimize="bytes",
         batches=(1, 32),
-        max_drop="0.2pp",
+        max_drop="0.35pp",
         bound=0.2,
         must={"bytes": 3.9},
         stretch={"bytes": 12},
