@@ -17,6 +17,8 @@ VERBS = {
     "search": "search",
     "compress": "compress",
     "replay": "replay",
+    "inspect": "inspect",
+    "doctor": "doctor",
     "serve": "serve",
     "publish": "publish",
     "evaluate": "evaluate",

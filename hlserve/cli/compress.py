@@ -23,7 +23,8 @@ _MAX_BATCH = 65536
 MOST_JOBS = 4  # by default: each holds the rows in memory of its own
 
 
-def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+def batch_list(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """Batch sizes of ``1,32``; a click callback."""
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -56,7 +57,7 @@ def _batches(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
     "batches",
     default="1,32",
     show_default=True,
-    callback=_batches,
+    callback=batch_list,
     help="Rows a run, at which latency is measured.",
 )
 @click.option(
