@@ -11,7 +11,15 @@ import onnx
 
 from compress.export import PARITY_ATOL, PARITY_RTOL, to_onnx
 from compress.model_file import has_subgraphs, is_quantized
-from compress.onnx_import import activations, convolution, dense, elementwise, shape
+from compress.onnx_import import (
+    activations,
+    convolution,
+    dense,
+    elementwise,
+    pooling,
+    scaling,
+    shape,
+)
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece
 from compress.session import Port, Session
@@ -28,6 +36,8 @@ HANDLERS: tuple[Handler, ...] = (
     *dense.HANDLERS,
     *convolution.HANDLERS,
     *elementwise.HANDLERS,
+    *pooling.HANDLERS,
+    *scaling.HANDLERS,
     *shape.HANDLERS,
 )
 
@@ -235,7 +245,10 @@ def _network(
         Input(port.name, graph.shape(port.name), port.dtype) for port in ports if port.name in read
     ]
     outputs = {output: names.of(output) for output in plans}
-    return Network(inputs, nodes, outputs, task=_task(nodes, outputs))
+    try:
+        return Network(inputs, nodes, outputs, task=_task(nodes, outputs))
+    except ConfigError as error:
+        raise NotImportableError(f"its layers do not fit together: {error}") from error
 
 
 def _task(nodes: Sequence[Node], outputs: Mapping[str, str]) -> Task | None:
