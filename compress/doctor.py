@@ -136,10 +136,10 @@ def _made_up(session: Session) -> dict[str, Array]:
         if port.dtype == "object":
             raise DataError(f"input {port.name!r} takes text, for which no rows can be made up")
         shape = [size if isinstance(size, int) else DIMENSION for size in port.shape[1:]]
-        if port.dtype.startswith("float"):
-            values = rng.standard_normal((DIMENSION, *shape))
-        else:  # ids and masks: zero and one are known to every model
-            values = rng.integers(0, 2, (DIMENSION, *shape))
+        whole = (DIMENSION, *shape)
+        is_float = port.dtype.startswith("float")
+        # Of ids and masks zero and one are known to every model.
+        values: Array = rng.standard_normal(whole) if is_float else rng.integers(0, 2, whole)
         feeds[port.name] = values.astype(port.dtype)
     return feeds
 
@@ -174,10 +174,10 @@ def _layer(kind: str, types: tuple[int, int] | None) -> onnx.ModelProto:
     middle = 128 if activation == TensorProto.UINT8 else 0
     tensors = [
         numpy_helper.from_array(integers.astype(dtype(stored)), "w8"),
-        numpy_helper.from_array(np.float32(0.03), "s"),
+        numpy_helper.from_array(np.array(0.03, np.float32), "s"),
         numpy_helper.from_array(np.array(centre, dtype(stored)), "zw"),
         numpy_helper.from_array(np.array(middle, dtype(activation)), "zx"),
-        numpy_helper.from_array(np.float32(1.0), "sy"),
+        numpy_helper.from_array(np.array(1.0, np.float32), "sy"),
     ]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "zx"], ["xq"]),
