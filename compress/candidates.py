@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from compress.recipe import Recipe
+from compress.remake import Remade
 from compress.technique import Report
 from hlserve.errors import ConfigError
 from hlserve.nn.network import Network
@@ -34,6 +36,22 @@ class Candidate:
     family: str = "folded"
     macs: int | None = None
     network: Network | None = None
+
+    @classmethod
+    def of_network(cls, name: str, family: str, recipe: Recipe, made: Remade) -> Self:
+        """What a recipe made of a network, a step on its file perhaps behind it."""
+        network = made.network
+        assert network is not None  # it was made of one
+        return cls(
+            name,
+            made.model,
+            network.n_parameters,
+            recipe.to_toml(),
+            made.reports,
+            family=family,
+            macs=network.macs(),
+            network=network,
+        )
 
     @property
     def size_bytes(self) -> int:

@@ -6,7 +6,7 @@ ranges without outliers, biases corrected, and at last the most delicate layers 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 from compress.candidates import Candidate, Plan
@@ -18,7 +18,7 @@ from compress.quantization.placement import Placement, place
 from compress.quantization.post_training import DYNAMIC_LSTM
 from compress.quantization.sensitivity import layer_damage
 from compress.recipe import Recipe
-from compress.remake import PARITY_ROWS, exported, remake
+from compress.remake import PARITY_ROWS, Remade, exported, remake
 from compress.stem import Grown
 from compress.technique import Compressed, Data, Kinds, Report, Technique
 from compress.trainee import take_steps
@@ -181,47 +181,17 @@ class _Base:
         network, reports, steps = self.network, self.reports, self.steps
         if step is not None and done is not None:
             network, reports, steps = done.network, (*reports, *done.reports), (*steps, step)
-        return offered(
-            self._named(ending), self.grown.stem.family, Recipe(steps), network, reports, self.data
-        )
+        rows = self.data.train.take(slice(0, PARITY_ROWS)).inputs
+        made = Remade(exported(network, rows).SerializeToString(), network, reports)
+        return self._offered(ending, Recipe(steps), made)
 
     def ended(self, step: GraphStep) -> Candidate:
         """The file of the folded network after a step on its graph."""
         made = remake(self.network, Recipe((), endings=(step,)), self.data, seed=self.data.seed)
-        recipe = Recipe(self.steps, endings=(step,))
-        plain = self.candidate(step.name)
-        return replace(
-            plain,
-            model=made.model,
-            recipe=recipe.to_toml(),
-            steps=(*self.reports, *made.reports),
-        )
+        whole = replace(made, reports=(*self.reports, *made.reports))
+        return self._offered(step.name, Recipe(self.steps, endings=(step,)), whole)
 
-    def _named(self, ending: str) -> str:
-        return ", ".join(part for part in (self.grown.stem.name, ending) if part) or "folded"
-
-
-def offered(
-    name: str,
-    family: str,
-    recipe: Recipe,
-    network: Network,
-    reports: Sequence[Report],
-    data: Data,
-) -> Candidate:
-    """The network as a candidate; its file is compared with its own answers.
-
-    Raises:
-        CompressionError: they differ.
-    """
-    model = exported(network, data.train.take(slice(0, PARITY_ROWS)).inputs)
-    return Candidate(
-        name,
-        model.SerializeToString(),
-        network.n_parameters,
-        recipe.to_toml(),
-        tuple(reports),
-        family=family,
-        macs=network.macs(),
-        network=network,
-    )
+    def _offered(self, ending: str, recipe: Recipe, made: Remade) -> Candidate:
+        stem = self.grown.stem
+        name = ", ".join(part for part in (stem.name, ending) if part) or "folded"
+        return Candidate.of_network(name, stem.family, recipe, made)

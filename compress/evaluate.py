@@ -159,10 +159,6 @@ class Judge:
         """
         return self.metric.per_row(answers, self._fitted(answers, targets))
 
-    def losses(self, before: Array, after: Array, targets: Array) -> PerRow:
-        """How much worse every row got, for ``compress.selection``; raises as ``per_row``."""
-        return self.metric.losses(self.per_row(before, targets), self.per_row(after, targets))
-
     def row_cost(self, answers: Array, targets: Array) -> float | None:
         """What one spoilt row may cost, which bounds of F1 and ROC AUC need; else None."""
         if self.metric.row_cost is None:

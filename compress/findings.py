@@ -13,7 +13,7 @@ from compress.lock import Ingredients
 from compress.machine import cores, processor
 from compress.metric import top_class
 from compress.report.classes import class_changes
-from compress.search import Result, Search, TestLook
+from compress.search import LastLook, Result, Search
 from compress.session import optimized_operators, runtime
 from compress.sizes import memory_bytes, packed_bytes
 from compress.verdict import Verdict
@@ -205,7 +205,7 @@ def _classes(
     return class_changes(truth, before, top_class(after), names, max_drop=result.goal.max_drop)
 
 
-def _test(look: TestLook) -> dict[str, Any]:
+def _test(look: LastLook) -> dict[str, Any]:
     return {
         "rows": look.rows,
         "original": look.original,

@@ -18,7 +18,7 @@ from compress.clock import Clock, parse_duration
 from compress.endings import Course, Endings
 from compress.evaluate import Judge, bind_rows, make_judge
 from compress.explanation import sensitivity
-from compress.export import to_onnx
+from compress.export import is_valid, to_onnx
 from compress.goal import Goal, Minimize
 from compress.graph_planner import GraphPlanner, require_no_training
 from compress.metric import metric_named
@@ -133,12 +133,14 @@ def prepare(model: Model, split: Split, wishes: Wishes, effort: Effort) -> tuple
             network=network,
         ),
         session=session,
+        is_valid=is_valid(graph),
         judge=judge,
         bench=bench,
         test=None if split.test is None else _bench(session, judge, split.test),
         ladder=lambda goal, clock: subject.ladder(prepared, goal, clock),
         sensitivity=subject.sensitivity,
         n_train=len(split.train),
+        smallest_provable=judge.smallest_provable(bench.answers, bench.targets),
         notes=notes,
     )
     return prepared, goal
@@ -312,8 +314,6 @@ def _subject(
     effort: Effort,
     notes: list[str],
 ) -> _Subject:
-    if len(train) == 0:
-        raise DataError("there are no rows to learn from")
     plan, reasons, network = _floats_only_on_gpus(wishes, notes), "", None
     if isinstance(model, Network):
         network = model
@@ -380,8 +380,7 @@ def _bench(session: Session, judge: Judge, rows: Rows) -> Bench:
     require_finite_answers(judge, answers)
     targets = rows.y if judge.metric.needs_labels else answers
     assert targets is not None  # make_judge
-    judge.value(answers, targets)  # what does not fit is said here
-    return Bench(feeds, targets, answers)
+    return Bench(feeds, targets, answers, judge.value(answers, targets))
 
 
 def _as_graph(model: Model) -> onnx.ModelProto:

@@ -31,12 +31,10 @@ from compress.technique import Kinds, Technique
 from compress.verdict import Verdict
 from compress.workshop import Workshop
 from hlserve.errors import CompressionError
-from hlserve.nn.network import Network
 
 FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 8
-STUDENT_EPOCHS = 12, 150  # a student starts from nothing, and may take larger steps
-STUDENT_LEARNING_RATE = 3e-3
+STUDENT_EPOCHS = 12, 150  # a student starts from nothing
 
 WAVES = 8  # about so many trainings a search makes, one after another
 SECOND_BRANCH_SHARE = 0.4  # of the time that is left when the first begins
@@ -52,7 +50,7 @@ class Planner:
     """Offers candidates and goes on by what is found of them.
 
     Attributes:
-        shop: grows networks from the original.
+        shop: grows networks from the original, or from a student for it.
         endings: makes files of them.
         shaper: knows which widths cost what.
         plan, goal: what the user wants.
@@ -80,7 +78,7 @@ class Planner:
         if plan.recipe is not None:
             return (yield from self._recipe())
         if plan.student is not None:
-            return (yield from self._student(plan.student))
+            return (yield from self._student())
         if plan.ratio is not None:
             return (yield from self._fixed_share(plan.ratio))
         found = yield from self.endings.of(self.shop.original())
@@ -96,27 +94,14 @@ class Planner:
         assert recipe is not None  # ladder
         data = self.shop.data
         made = remake(self.shop.network, recipe, data, seed=data.seed)
-        assert made.network is not None  # of a network
-        candidate = Candidate(
-            "recipe",
-            made.model,
-            made.network.n_parameters,
-            recipe.to_toml(),
-            made.reports,
-            family="recipe",
-            macs=made.network.macs(),
-            network=made.network,
-        )
-        return [(yield candidate)]
+        return [(yield Candidate.of_network("recipe", "recipe", recipe, made))]
 
-    def _student(self, student: Network) -> Course:
-        """A fresh network; it is no child of the original, so it is grown by itself."""
+    def _student(self) -> Course:
+        """The student, which is what the workshop was opened with, trained from nothing."""
         distill = default_distill(len(self.shop.data.train), is_student=True)
-        shop = replace(self.shop, network=student, folder=self.shop.folder / "student", _at_hand={})
-        shop.folder.mkdir(exist_ok=True)
         stems = self._with_control(Stem("", "student"), "student", "student", (), distill)
         found: list[Verdict] = []
-        for grown in shop.grown(stems):
+        for grown in self.shop.grown(stems):
             found += yield from self.endings.of(grown)
         return found
 
@@ -148,16 +133,13 @@ class Planner:
 
     def _branches(self) -> Iterator[Course]:
         """Each with its share of the time that is left."""
-        ways = [self._pruned(), self._factorized()]
+        ways = [self._descend(self.shop.original(), "pruned"), self._factorized()]
         if self.goal.minimize == "bytes":
             ways.reverse()
         for n, way in enumerate(ways):
             is_last = n == len(ways) - 1
             self._reserve_s = 0.0 if is_last else SECOND_BRANCH_SHARE * self.clock.left_s
             yield way
-
-    def _pruned(self) -> Course:
-        return (yield from self._descend(self.shop.original(), "pruned"))
 
     def _factorized(self) -> Course:
         root = self.shop.original()
@@ -282,7 +264,7 @@ class Planner:
 
 def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
     """As long as it takes for about the same number of steps, however few the rows."""
-    usual = Distill(learning_rate=STUDENT_LEARNING_RATE) if is_student else Distill()
+    usual = Distill()
     fewest, most = STUDENT_EPOCHS if is_student else (FEWEST_EPOCHS, MOST_EPOCHS)
     epochs = ceil(FINE_TUNING_STEPS / max(1, ceil(n_rows / usual.batch_size)))
     return replace(usual, epochs=min(most, max(fewest, epochs)))

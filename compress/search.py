@@ -46,11 +46,13 @@ class Bench:
         feeds: as the model takes them.
         targets: labels, or the original's answers.
         answers: the original's.
+        value: the original's metric.
     """
 
     feeds: dict[str, Array]
     targets: Array
     answers: Array
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Search:
     Attributes:
         original: the model that came.
         session: it, loaded.
+        is_valid: whether it passes the ONNX checker; then what takes its place must too.
         judge: which output counts, by which metric.
         bench: the rows that choose.
         test: the rows for one look at the end; None where there are too few.
@@ -67,28 +70,22 @@ class Search:
         sensitivity: what pruning and integers cost, for the report, given the layers that the
             chosen recipe keeps in floats.
         n_train: how many rows candidates learn from.
+        smallest_provable: the drop below which no proof is possible with these rows; None where
+            it depends.
         notes: what a reader must know.
     """
 
     original: Candidate
     session: Session
+    is_valid: bool
     judge: Judge
     bench: Bench
     test: Bench | None
     ladder: Callable[[Goal, Clock], Course]
     sensitivity: Callable[[tuple[str, ...]], dict[str, Any]]
     n_train: int
+    smallest_provable: float | None
     notes: list[str]
-
-    @property
-    def smallest_provable(self) -> float | None:
-        """The drop below which no proof is possible with these rows; None where it depends."""
-        return self.judge.smallest_provable(self.bench.answers, self.bench.targets)
-
-    @property
-    def value(self) -> float:
-        """The original's, on the rows that choose."""
-        return self.judge.value(self.bench.answers, self.bench.targets)
 
     def batches(self, asked: Sequence[int]) -> tuple[int, ...]:
         """The batch sizes that the original can be measured at."""
@@ -96,7 +93,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class TestLook:
+class LastLook:
     """What rows say that had no part in the choice.
 
     Attributes:
@@ -125,7 +122,7 @@ class Result:
         judge: which output counts, by which metric.
         is_proven: whether the bound is proven for ``best``, or only estimated.
         smallest_provable: see Search.
-        test: see TestLook; None where no rows were left for it.
+        test: see LastLook; None where no rows were left for it.
         notes: what could not be tried, and what a reader must know.
         seed: of every random choice.
         seconds: that the search took.
@@ -140,7 +137,7 @@ class Result:
     goal: Goal
     is_proven: bool
     smallest_provable: float | None
-    test: TestLook | None
+    test: LastLook | None
     notes: tuple[str, ...]
     seed: int
     seconds: float
@@ -185,7 +182,7 @@ def search(
         goal=goal,
         is_proven=chosen.is_proven(goal.max_drop),
         smallest_provable=prepared.smallest_provable,
-        test=_test_look(prepared, chosen),
+        test=_last_look(prepared, chosen),
         notes=tuple(prepared.notes),
         seed=seed,
         seconds=clock.spent_s,
@@ -193,16 +190,16 @@ def search(
     )
 
 
-def checked(original: Candidate, session: Session, candidate: Candidate) -> Session:
+def checked(prepared: Search, candidate: Candidate) -> Session:
     """The candidate loaded: valid where the original was, with the same inputs and outputs.
 
     Raises:
         CompressionError: it is not.
         ModelFileError: ONNX Runtime does not load it.
     """
-    model = onnx.load_model_from_string(candidate.model)
-    if _is_valid(onnx.load_model_from_string(original.model)):
-        check(model)
+    session = prepared.session
+    if prepared.is_valid:
+        check(onnx.load_model_from_string(candidate.model))
     loaded = Session(candidate.model, name=candidate.name, provider=session.provider)
     for kind, ours, theirs in (
         ("inputs", loaded.inputs, session.inputs),
@@ -305,7 +302,7 @@ class _Run:
         base = found[ORIGINAL]
         original = Verdict(
             prepared.original,
-            value=prepared.value,
+            value=prepared.bench.value,
             drop=Drop(0.0, 0.0, len(prepared.bench.answers)),
             latency=base,
             speed_up={b: SpeedUp(1.0, 1.0) for b in batches},
@@ -330,7 +327,7 @@ class _Run:
 def _judged(prepared: Search, candidate: Candidate, goal: Goal) -> Verdict:
     verdict, bench = Verdict(candidate), prepared.bench
     try:
-        session = checked(prepared.original, prepared.session, candidate)
+        session = checked(prepared, candidate)
         answers = prepared.judge.answers(session, bench.feeds)
         if answers.shape != bench.answers.shape:
             raise CompressionError(f"answers {answers.shape}, the original {bench.answers.shape}")
@@ -346,27 +343,19 @@ def _judged(prepared: Search, candidate: Candidate, goal: Goal) -> Verdict:
     return verdict
 
 
-def _test_look(prepared: Search, chosen: Verdict) -> TestLook | None:
+def _last_look(prepared: Search, chosen: Verdict) -> LastLook | None:
     bench, judge = prepared.test, prepared.judge
     if bench is None:
         return None
     answers = judge.answers(Session(chosen.candidate.model), bench.feeds)
-    return TestLook(
+    return LastLook(
         rows=len(answers),
-        original=judge.value(bench.answers, bench.targets),
+        original=bench.value,
         best=judge.value(answers, bench.targets),
         original_interval=judge.interval(bench.answers, bench.targets),
         best_interval=judge.interval(answers, bench.targets),
         drop=judge.drop(bench.answers, answers, bench.targets),
     )
-
-
-def _is_valid(model: onnx.ModelProto) -> bool:
-    try:
-        check(model)
-    except CompressionError:
-        return False
-    return True
 
 
 def _nothing_passed(tried: Sequence[Verdict], prepared: Search, goal: Goal) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,7 @@ def _leave(*_: Any) -> None:
 
 def _carry_out(order: Order, data: Data) -> Message:
     try:
-        done = take_steps(
-            checkpoint.load(order.source), Recipe.from_toml(order.steps), replace(data)
-        )
+        done = take_steps(checkpoint.load(order.source), Recipe.from_toml(order.steps), data)
         checkpoint.save(done.network, order.target)
     except HlserveError as error:
         return Failed(str(error))

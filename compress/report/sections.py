@@ -274,7 +274,7 @@ def _judged(report: CompressionReport) -> Markup:
         "rows trained on": _told(rows.train, wording.count(rows.train)),
         "rows searched with": _told(rows.search, wording.count(rows.search)),
         "rows untouched until the end": _told(rows.test, wording.count(rows.test)),
-        "the last look": verdict.test_sentence(report),
+        "the last look": verdict.last_look(report),
         "minimized": report.minimize,
         "execution provider": report.provider,
         "batches": ", ".join(map(str, report.batches)),

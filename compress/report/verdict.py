@@ -96,11 +96,11 @@ def short_form(report: CompressionReport) -> list[str]:
         for r in ratios(report):
             lines.append(f"{r.value:>12} {r.name} ({r.detail})")
     if report.test is not None:
-        lines.append(f"test rows    {test_sentence(report)}")
+        lines.append(f"test rows    {last_look(report)}")
     return lines + [f"warning      {warning}" for warning in report.all_warnings]
 
 
-def test_sentence(report: CompressionReport) -> str:
+def last_look(report: CompressionReport) -> str:
     """What the untouched rows say."""
     test, metric = report.test, report.metric
     if test is None:

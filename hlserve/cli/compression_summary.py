@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from compress.bound import Drop
     from compress.goal import Goal
     from compress.metric import Metric
-    from compress.search import Result, Search, TestLook
+    from compress.search import LastLook, Result, Search
     from compress.splits import Split
     from compress.verdict import Verdict
 
@@ -22,7 +22,7 @@ def opening(prepared: Search, goal: Goal, split: Split) -> str:
         ConfigError: proof is required, and the rows can give none.
     """
     metric, n = prepared.judge.metric, len(prepared.bench.answers)
-    told = f"{metric.name} {_value(prepared.value, metric)} on {n:,} rows"
+    told = f"{metric.name} {_value(prepared.bench.value, metric)} on {n:,} rows"
     lines = [f"original: {told}, {prepared.original.size_bytes:,} bytes", *prepared.notes]
     if prepared.judge.note:
         lines.append(prepared.judge.note)
@@ -70,7 +70,7 @@ def closing(result: Result) -> str:
 # ----- below
 
 
-def _last_look(test: TestLook, metric: Metric) -> str:
+def _last_look(test: LastLook, metric: Metric) -> str:
     return (
         f"on {test.rows:,} rows that had no part in the choice: {_value(test.original, metric)} "
         f"became {_value(test.best, metric)}, a drop of {_interval(test.drop, metric)}"
