@@ -24,6 +24,18 @@ PARITY_ATOL = 1e-5
 _ELEMENT_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
+Model = Network | onnx.ModelProto  # what a user may hand in
+
+
+def as_graph(model: Model) -> onnx.ModelProto:
+    """The model as ONNX: itself, or the network exported.
+
+    Raises:
+        CompressionError: see ``to_onnx``.
+    """
+    return to_onnx(model) if isinstance(model, Network) else model
+
+
 def to_onnx(network: Network) -> onnx.ModelProto:
     """The network as a checked model of opset 21, integers where qparams are set.
 
@@ -79,10 +91,15 @@ def is_valid(model: onnx.ModelProto) -> bool:
 def parity(network: Network, model: onnx.ModelProto, rows: Array | Mapping[str, Array]) -> float:
     """The largest difference between the network's and ONNX Runtime's answers on some rows."""
     ours = network.predict(rows)
-    dtypes = {i.name: i.dtype for i in network.inputs}
-    feeds = {k: v.astype(dtypes[k], copy=False) for k, v in network.named_rows(rows).items()}
-    theirs = Session(model.SerializeToString()).run(feeds)
+    theirs = Session(model.SerializeToString()).run(feeds_of(network, rows))
     return max(float(np.max(np.abs(ours[k] - theirs[k]), initial=0.0)) for k in ours)
+
+
+def feeds_of(network: Network, rows: Array | Mapping[str, Array]) -> dict[str, Array]:
+    """The rows by input name, in the types that the network's file takes."""
+    dtypes = {entry.name: entry.dtype for entry in network.inputs}
+    named = network.named_rows(rows)
+    return {name: array.astype(dtypes[name], copy=False) for name, array in named.items()}
 
 
 def check_parity(

@@ -13,12 +13,11 @@ from compress.lock import Ingredients
 from compress.machine import cores, processor
 from compress.metric import top_class
 from compress.report.classes import class_changes
+from compress.report.compression import SCHEMA_VERSION
 from compress.search import LastLook, Result, Search
 from compress.session import optimized_operators, runtime
 from compress.sizes import memory_bytes, packed_bytes
 from compress.verdict import Verdict
-
-SCHEMA_VERSION = 2
 
 # What ONNX Runtime makes of a layer with weights between quantized values.
 _INTEGER_OPERATORS = (

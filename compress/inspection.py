@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from compress.model_file import read_onnx
-from compress.report.compression import CompressionReport, read_report
+from compress.report.compression import SCHEMA_VERSION, CompressionReport, read_report
 from compress.report.folder import DATA
 from hlserve.errors import DataError, ModelFileError
+from hlserve.repository import MODEL_FILE
 
-MODEL, REPORT = "model.onnx", "report"
-SCHEMA_VERSION = 2  # of the reports that tell of layers
+REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def graph_layers(folder: Path) -> tuple[GraphLayer, ...]:
     Raises:
         ModelFileError: there is no model, or it cannot be read.
     """
-    graph = read_onnx(folder / MODEL).graph
+    graph = read_onnx(folder / MODEL_FILE).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:  # a weight in integers stands behind what makes a float of it
         if node.op_type == "DequantizeLinear" and node.input[0] in weights:
@@ -51,7 +52,7 @@ def graph_layers(folder: Path) -> tuple[GraphLayer, ...]:
         own = [weights[name] for name in node.input if name in weights]
         large = [tensor for tensor in own if len(tensor.dims) > 1]
         if large and node.op_type != "DequantizeLinear":
-            tensor = max(large, key=_size)
+            tensor = max(large, key=lambda tensor: prod(tensor.dims))
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
             name = node.name or node.output[0]
             found.append(GraphLayer(name, node.op_type, tuple(tensor.dims), kind))
@@ -78,13 +79,3 @@ def report_of(folder: Path) -> tuple[CompressionReport, dict[str, Any]] | None:
         return read_report(content), content
     except (OSError, ValueError, DataError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
-
-
-# ----- below
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    size = 1
-    for dimension in tensor.dims:
-        size *= dimension
-    return size

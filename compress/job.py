@@ -18,7 +18,7 @@ from compress.clock import Clock, parse_duration
 from compress.endings import Course, Endings
 from compress.evaluate import Judge, bind_rows, make_judge
 from compress.explanation import sensitivity
-from compress.export import is_valid, to_onnx
+from compress.export import Model, as_graph, is_valid
 from compress.goal import Goal, Minimize
 from compress.graph_planner import GraphPlanner, require_no_training
 from compress.metric import metric_named
@@ -32,7 +32,7 @@ from compress.session import Provider, Session
 from compress.shaping import Shaper
 from compress.splits import Split, three_way
 from compress.student import student_for
-from compress.teacher import teacher_logits
+from compress.teacher import learning_data, teacher_logits
 from compress.technique import Data
 from compress.trainee import BLAS_THREADS
 from compress.workshop import Workshop
@@ -41,8 +41,6 @@ from hlserve.errors import CompressionError, ConfigError, DataError, ModelFileEr
 from hlserve.nn import checkpoint
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
-
-Model = Network | onnx.ModelProto
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ def prepare(model: Model, split: Split, wishes: Wishes, effort: Effort) -> tuple
     metric = None if wishes.metric is None else metric_named(wishes.metric)
     if isinstance(model, Network) and wishes.output is not None:
         raise ConfigError("--output is for ONNX files; a checkpoint has one output")
-    graph = _as_graph(model)
+    graph = as_graph(model)
     content = graph.SerializeToString()
     session = Session(content, provider=wishes.provider)
     judge = make_judge(graph, session, split.search.y, metric=metric, output=wishes.output)
@@ -335,7 +333,11 @@ def _subject(
     if not isinstance(model, Network):
         feeds = bind_rows(session, train)
         planner = GraphPlanner(graph, session, feeds, plan, notes, wishes.seed)
-    data = None if root is None else _data(root, model, train, wishes, effort)
+    data = None
+    if root is not None:
+        teacher = model if wishes.teacher is None else wishes.teacher
+        logits = teacher_logits(teacher, train, wishes.output)
+        data = learning_data(root, train, logits, seed=wishes.seed, progress=effort.progress)
     return _Subject(network, root, data, plan, planner, effort, notes)
 
 
@@ -383,10 +385,6 @@ def _bench(session: Session, judge: Judge, rows: Rows) -> Bench:
     return Bench(feeds, targets, answers, judge.value(answers, targets))
 
 
-def _as_graph(model: Model) -> onnx.ModelProto:
-    return to_onnx(model) if isinstance(model, Network) else model
-
-
 def _as_model(model: Model | str | Path) -> Model:
     return read_model(Path(model)) if isinstance(model, str | Path) else model
 
@@ -401,11 +399,3 @@ def _as_rows(rows: Rows | tuple[Array, Array | None] | Mapping[str, Array]) -> R
         x, y = rows
         return Rows({"x": np.asarray(x)}, None if y is None else np.asarray(y))
     raise DataError(f"rows are {type(rows).__name__}, expected (X, y), Rows or arrays by name")
-
-
-def _data(root: Network, model: Model, train: Rows, wishes: Wishes, effort: Effort) -> Data:
-    teacher = model if wishes.teacher is None else wishes.teacher
-    logits = teacher_logits(teacher, train, wishes.output)
-    inputs = train.inputs_for([entry.name for entry in root.inputs])
-    rows = Rows(root.fitting_rows(inputs), train.y)
-    return Data(rows, logits, seed=wishes.seed, progress=effort.progress)

@@ -11,7 +11,6 @@ technique = "PruneChannels"
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import tomllib
 from dataclasses import asdict, dataclass
@@ -20,14 +19,11 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
-import numpy as np
 
 from compress.machine import blas, processor
-from compress.recipe import MADE_WITH, SCHEMA_VERSION, Recipe, table_to_toml
+from compress.recipe import MADE_WITH, SCHEMA_VERSION, Recipe, read_text, table_to_toml
 from hlserve import __version__
-from hlserve.datasets import Rows
-from hlserve.errors import ConfigError, DataError, ModelFileError, SchemaVersionError
-from hlserve.row_blocks import row_blocks
+from hlserve.errors import ConfigError, SchemaVersionError
 
 # ONNX Runtime is one import under two names of packages.
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -181,41 +177,8 @@ class Lock:
         Raises:
             ConfigError: it cannot be read, or see ``from_toml``.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"lock {path} cannot be read: {error}") from error
-        return cls.from_toml(text, name=f"lock {path}")
-
-
-def file_sha256(path: Path) -> str:
-    """The digest of a file's bytes.
-
-    Raises:
-        ModelFileError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def rows_sha256(rows: Rows) -> str:
-    """The digest of rows: of every array's name, type, shape and bytes, and the labels'.
-
-    Raises:
-        DataError: an array holds objects, which have no bytes of their own.
-    """
-    digest = hashlib.sha256()
-    arrays = dict(sorted(rows.inputs.items())) | ({} if rows.y is None else {"labels:": rows.y})
-    for name, array in arrays.items():
-        if array.dtype.hasobject:
-            raise DataError(f"{name!r} holds objects, expected numbers")
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        for _, block in row_blocks(array):
-            digest.update(np.ascontiguousarray(block).tobytes())
-    return digest.hexdigest()
+        name = f"lock {path}"
+        return cls.from_toml(read_text(path, name=name), name=name)
 
 
 # ----- below

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from compress.integrity import (
@@ -78,6 +80,15 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 def parameter_count(model: onnx.ModelProto) -> int:
     """How many numbers the weights hold; scales, zero points and shapes among them."""
     return sum(prod(tensor.dims) for tensor in tensors(model))
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value; text as str."""
+    for entry in node.attribute:
+        if entry.name == name:
+            value = helper.get_attribute_value(entry)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
 
 
 def opset(model: onnx.ModelProto) -> int:

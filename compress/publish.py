@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from compress.digests import rows_sha256
 from compress.evaluate import fixed_batch, take_rows
 from compress.findings import Origin
-from compress.lock import Environment, Lock, rows_sha256
+from compress.lock import Environment, Lock
 from compress.recipe import Recipe
 from compress.report.folder import report_files
 from compress.search import Result, Search

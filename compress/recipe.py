@@ -125,11 +125,20 @@ class Recipe(Technique):
         Raises:
             ConfigError: it cannot be read, or see ``from_toml``.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"recipe {path} cannot be read: {error}") from error
-        return cls.from_toml(text, name=f"recipe {path}")
+        name = f"recipe {path}"
+        return cls.from_toml(read_text(path, name=name), name=name)
+
+
+def read_text(path: Path, *, name: str) -> str:
+    """The text of a recipe or a lock.
+
+    Raises:
+        ConfigError: it cannot be read; calls it by ``name``.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} cannot be read: {error}") from error
 
 
 def table_to_toml(header: str, content: Mapping[str, Any]) -> str:

@@ -6,25 +6,24 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
+from compress.digests import file_sha256, rows_sha256
 from compress.distillation import Distill
 from compress.evaluate import bind_rows
-from compress.lock import Environment, Ingredients, Lock, file_sha256, rows_sha256
+from compress.export import Model
+from compress.lock import Environment, Ingredients, Lock
 from compress.onnx_import import IMPORT_ROWS, import_onnx
 from compress.remake import remake
 from compress.session import Session
+from compress.splits import classes_of
 from compress.student import student_for
-from compress.teacher import teacher_logits
-from compress.technique import Data
+from compress.teacher import learning_data, teacher_logits
 from hlserve.datasets import Rows
 from hlserve.errors import ConfigError, DataError, ModelFileError
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 from hlserve.nn.split import validation_split
-
-Model = Network | onnx.ModelProto
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ def learning_rows(rows: Rows, made_of: Ingredients) -> Rows:
                 f"{made_of.data} holds {len(rows):,} rows; {apart:,} were set apart when the lock "
                 "was made, which leaves none to learn from"
             )
-        labels = _classes(rows)
+        labels = classes_of(rows)
         seed = made_of.split_seed
         kept, _ = validation_split(len(rows), apart / len(rows), seed=seed, labels=labels)
         rows = rows.take(kept)
@@ -168,11 +167,5 @@ def _remade(lock: Lock, source: Model, train: Rows, teacher: Model, *, progress:
         return remake(root, recipe, feeds=feeds, seed=seed).model
     has_teacher = any(isinstance(step, Distill) for step in recipe.steps)
     logits: Array | None = teacher_logits(teacher, train, made_of.output) if has_teacher else None
-    inputs = train.inputs_for([entry.name for entry in root.inputs])
-    data = Data(Rows(root.fitting_rows(inputs), train.y), logits, seed=seed, progress=progress)
+    data = learning_data(root, train, logits, seed=seed, progress=progress)
     return remake(root, recipe, data, seed=seed).model
-
-
-def _classes(rows: Rows) -> Array | None:
-    is_classes = rows.y is not None and rows.y.ndim == 1 and rows.y.dtype.kind in "iub"
-    return rows.y if is_classes else None

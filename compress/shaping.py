@@ -16,6 +16,7 @@ from compress.factorization.low_rank import saves
 from compress.goal import Goal
 from compress.latency_table import measure_table
 from compress.pruning import costs, groups, pruning_losses, width_grid
+from compress.pruning.channels import rounded_width
 from compress.pruning.importance import Importance
 from compress.technique import Data
 from hlserve.errors import CompressionError
@@ -89,12 +90,9 @@ def importance_for(data: Data) -> Importance:
 
 def first_ranks(network: Network) -> tuple[int, ...] | None:
     """The ranks that a network's large layers are factorized to at first; None without such."""
-    ranks = [
-        max(ROUND_TO, ROUND_TO * round(min(out, inner) / RANK_SHARE / ROUND_TO))
-        for _, out, inner in factorizable(network)
-    ]
-    sizes = factorizable(network)
-    is_gain = [saves(rank, out, inner) for rank, (_, out, inner) in zip(ranks, sizes, strict=True)]
+    sizes = [(out, inner) for _, out, inner in factorizable(network)]
+    ranks = [rounded_width(min(size), 1 / RANK_SHARE, ROUND_TO) for size in sizes]
+    is_gain = [saves(rank, *size) for rank, size in zip(ranks, sizes, strict=True)]
     return tuple(ranks) if ranks and all(is_gain) else None
 
 

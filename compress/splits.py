@@ -90,6 +90,12 @@ def share_of_duplicates(train: Rows, others: Rows) -> float:
     return sum(digest in known for digest in found) / len(found)
 
 
+def classes_of(rows: Rows) -> Array | None:
+    """The labels where a division keeps their proportions: one whole number a row; else None."""
+    is_classes = rows.y is not None and rows.y.ndim == 1 and rows.y.dtype.kind in "iub"
+    return rows.y if is_classes else None
+
+
 # ----- below
 
 
@@ -97,7 +103,7 @@ def _from_training_rows(train: Rows, seed: int) -> Split:
     n = len(train)
     is_divided = n * (SEARCH_SHARE + TEST_SHARE) >= FEWEST_DIVIDED
     share = SEARCH_SHARE + TEST_SHARE if is_divided else SEARCH_SHARE
-    kept, apart = validation_split(n, share, seed=seed, labels=_classes(train))
+    kept, apart = validation_split(n, share, seed=seed, labels=classes_of(train))
     search, test, note = _divided(train.take(apart), TEST_SHARE / share, seed)
     told = (
         f"{len(apart):,} of the {n:,} rows were set apart to judge with; the model may have been "
@@ -115,13 +121,8 @@ def _divided(rows: Rows, test_share: float, seed: int) -> tuple[Rows, Rows | Non
             "figures are of the rows that chose."
         )
         return rows, None, note
-    search, test = validation_split(n, test_share, seed=seed + 1, labels=_classes(rows))
+    search, test = validation_split(n, test_share, seed=seed + 1, labels=classes_of(rows))
     return rows.take(search), rows.take(test), ""
-
-
-def _classes(rows: Rows) -> Array | None:
-    is_classes = rows.y is not None and rows.y.ndim == 1 and rows.y.dtype.kind in "iub"
-    return rows.y if is_classes else None
 
 
 def _duplicates(split: Split) -> list[str]:

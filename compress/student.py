@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from compress.evaluate import Judge, bind_rows, ends_in_sigmoid, make_judge
+from compress.export import Model
 from compress.metric import ACCURACY, AGREEMENT, LABEL_AGREEMENT
 from compress.session import Session
 from hlserve.datasets import Rows
@@ -16,8 +17,6 @@ from hlserve.nn.architectures import build_for
 from hlserve.nn.network import Input, Network, Task
 from hlserve.nn.param import Array
 from hlserve.nn.table import categories_of
-
-Model = Network | onnx.ModelProto
 
 
 def student_for(spec: str, model: Model, train: Rows, *, seed: int) -> Network:
@@ -70,8 +69,7 @@ def _place_of_network(model: Network, train: Rows) -> _Place:
             f"{[entry.name for entry in model.inputs]} and {list(model.outputs)}"
         )
     (entry,) = model.inputs
-    if entry.dtype != "float32":
-        raise ConfigError(f"--student takes float32; input {entry.name!r} is {entry.dtype}")
+    _require_floats(entry.name, entry.dtype)
     (output,) = model.outputs
     rows = train.x.reshape(len(train), *entry.shape)
     task: Task = model.task or "regression"
@@ -87,8 +85,7 @@ def _place_of_onnx(model: onnx.ModelProto, train: Rows) -> _Place:
             f"{len(session.inputs)} and {len(session.outputs)}"
         )
     (port,) = session.inputs
-    if port.dtype != "float32":
-        raise ConfigError(f"--student takes float32; input {port.name!r} is {port.dtype}")
+    _require_floats(port.name, port.dtype)
     feeds = bind_rows(session, train)
     judge = make_judge(model, session, train.y)
     answers = judge.answers(session, feeds)
@@ -103,6 +100,11 @@ def _place_of_onnx(model: onnx.ModelProto, train: Rows) -> _Place:
         _task_of(judge, ends_in_sigmoid(model, judge.output), answers, train.y),
         None,
     )
+
+
+def _require_floats(name: str, dtype: str) -> None:
+    if dtype != "float32":
+        raise ConfigError(f"--student takes float32; input {name!r} is {dtype}")
 
 
 def _task_of(judge: Judge, is_sigmoid: bool, answers: Array, labels: Array | None) -> Task:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 
 from compress.evaluate import bind_rows, ends_in_sigmoid, ends_in_softmax, make_judge
+from compress.export import Model
 from compress.session import Session
+from compress.technique import Data
 from hlserve.datasets import Rows
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
 SMALLEST_PROBABILITY = 1e-7  # keeps logarithms of a teacher's probabilities finite
-
-Model = Network | onnx.ModelProto
 
 
 def teacher_logits(teacher: Model, train: Rows, output: str | None) -> Array | None:
@@ -37,6 +36,14 @@ def teacher_logits(teacher: Model, train: Rows, output: str | None) -> Array | N
         sure = np.clip(answers, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
         return np.asarray(np.log(sure / (1 - sure)))
     return answers
+
+
+def learning_data(
+    root: Network, rows: Rows, logits: Array | None, *, seed: int, progress: bool
+) -> Data:
+    """What a network's techniques learn from: the rows of its inputs, in its shapes."""
+    inputs = rows.inputs_for([entry.name for entry in root.inputs])
+    return Data(Rows(root.fitting_rows(inputs), rows.y), logits, seed=seed, progress=progress)
 
 
 # ----- below

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Never, Self
 
 import msgspec
-import numpy as np
 from tqdm import tqdm
 
 from compress.crew import Crew
+from compress.digests import rows_sha256
 from compress.export import to_onnx
 from compress.recipe import Recipe
 from compress.stem import Grown, Stem
 from compress.technique import Data, Report
 from compress.trainee import Failed, Finished, Lesson, Message, Order, take_steps, work, write_rows
+from hlserve.datasets import Rows
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn import checkpoint
 from hlserve.nn.atomic_file import write_atomically
@@ -187,11 +188,8 @@ class Workshop:
 
 
 def _fingerprint(network: Network, data: Data) -> str:
-    digest = hashlib.sha256(to_onnx(network).SerializeToString())
-    arrays = [*data.train.inputs.values(), data.train.y, data.teacher_logits]
-    for array in arrays:
-        if array is not None:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    digest.update(str(data.seed).encode())
-    return digest.hexdigest()
+    inputs = dict(data.train.inputs)
+    if data.teacher_logits is not None:
+        inputs["logits:"] = data.teacher_logits
+    model = hashlib.sha256(to_onnx(network).SerializeToString()).hexdigest()
+    return f"{model} {rows_sha256(Rows(inputs, data.train.y))} {data.seed}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from compress.onnx_import.graph import Graph, RefusalError, attribute
+from compress.model_file import attribute
+from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece, chain
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from compress.onnx_import.graph import Graph, RefusalError, attribute, operand
+from compress.model_file import attribute
+from compress.onnx_import.graph import Graph, RefusalError, operand
 from compress.onnx_import.piece import Handler, Piece, chain
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import Conv1d, Conv2d

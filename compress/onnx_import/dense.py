@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from compress.onnx_import.graph import Graph, RefusalError, attribute, operand
+from compress.model_file import attribute
+from compress.onnx_import.graph import Graph, RefusalError, operand
 from compress.onnx_import.piece import Handler, Piece, chain
 from hlserve.nn.layers import Linear
 from hlserve.nn.param import Array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compress.model_file import attribute
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece, chain
 from hlserve.nn.layers import Add, Concat
@@ -27,7 +28,7 @@ def concat(graph: Graph, tensor: str) -> Piece | None:
         return None
     if any(graph.fixed(name) is not None for name in node.input):
         raise RefusalError("it puts constants beside activations")
-    axis = next(a.i for a in node.attribute if a.name == "axis")
+    axis = attribute(node, "axis", 0)  # which ONNX requires
     axis += len(graph.value(tensor).shape) if axis < 0 else 0
     if axis == 0:
         raise RefusalError("it makes more rows")

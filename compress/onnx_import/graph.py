@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from compress.session import Session
 from hlserve.errors import CompressionError
@@ -102,15 +101,6 @@ class Graph:
             if any(name in flowing for name in node.input):
                 flowing.update(name for name in node.output if name)
         return frozenset(flowing)
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """An attribute's value; text as str."""
-    for entry in node.attribute:
-        if entry.name == name:
-            value = helper.get_attribute_value(entry)
-            return value.decode() if isinstance(value, bytes) else value
-    return default
 
 
 def operand(node: onnx.NodeProto, i: int) -> str:

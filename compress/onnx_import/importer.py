@@ -9,6 +9,7 @@ from graphlib import TopologicalSorter
 import numpy as np
 import onnx
 
+from compress.evaluate import fixed_batch
 from compress.export import PARITY_ATOL, PARITY_RTOL, to_onnx
 from compress.model_file import has_subgraphs, is_quantized
 from compress.onnx_import import (
@@ -85,7 +86,7 @@ def import_onnx(
     _require_plain(model)
     session = Session(model.SerializeToString())
     _require_rows_first(session.inputs, feeds)
-    some = {name: rows[: _fixed_batch(session) or _ROWS_TO_RUN] for name, rows in feeds.items()}
+    some = {name: rows[: fixed_batch(session) or _ROWS_TO_RUN] for name, rows in feeds.items()}
     cleaned, notes = simplify(model, some)
     graph = _looked_at(cleaned, some)
     pieces, left_out = _pieces(graph, judged_output)
@@ -123,11 +124,6 @@ def _require_rows_first(inputs: Sequence[Port], feeds: Mapping[str, Array]) -> N
     missing = sorted({port.name for port in inputs} - feeds.keys())
     if missing or not feeds or min(map(len, feeds.values())) == 0:
         raise DataError(f"rows are needed for every input of the model; missing {missing}")
-
-
-def _fixed_batch(session: Session) -> int | None:
-    sizes = {p.shape[0] for p in session.inputs if p.shape and isinstance(p.shape[0], int)}
-    return min((n for n in sizes if isinstance(n, int)), default=None)
 
 
 def _looked_at(model: onnx.ModelProto, rows: Mapping[str, Array]) -> Graph:
@@ -313,7 +309,7 @@ def _difference(session: Session, network: Network, feeds: Mapping[str, Array]) 
 
 def _answers(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """For all rows, in portions where the model's batch is fixed; a rest is filled with zeros."""
-    step = _fixed_batch(session)
+    step = fixed_batch(session)
     if step is None:
         return session.run(feeds)
     n = len(next(iter(feeds.values())))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx
 
-from compress.onnx_import.graph import Graph, RefusalError, attribute, operand
+from compress.model_file import attribute
+from compress.onnx_import.graph import Graph, RefusalError, operand
 from compress.onnx_import.piece import Handler, Piece, chain
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import (

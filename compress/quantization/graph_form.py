@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from compress.integrity import graphs
+from compress.model_file import attribute
 from hlserve.nn.param import Array
 
 
@@ -81,11 +82,11 @@ def _spell_gemms(graph: onnx.GraphProto, taken: set[str]) -> None:
     spelled: list[onnx.NodeProto] = []
     for node in graph.node:
         is_plain = node.op_type == "Gemm" and node.input[1] in found
-        if not is_plain or _attribute(node, "transA", 0.0):
+        if not is_plain or attribute(node, "transA", 0):
             spelled.append(node)
             continue
         w = numpy_helper.to_array(found[node.input[1]])
-        w = w.T if _attribute(node, "transB", 0.0) else w
+        w = w.T if attribute(node, "transB", 0) else w
         weight = _added(graph, w * _factor(node, "alpha", w), f"{node.output[0]}_weight", taken)
         bias = _bias(graph, node, found, taken)
         product = _free(f"{node.output[0]}_product", taken) if bias else node.output[0]
@@ -106,21 +107,14 @@ def _bias(
     """The name of what is added; empty where there is none."""
     if len(node.input) < 3 or not node.input[2]:
         return ""
-    if _attribute(node, "beta", 1.0) == 1.0 or node.input[2] not in found:
+    if attribute(node, "beta", 1.0) == 1.0 or node.input[2] not in found:
         return str(node.input[2])
     values = numpy_helper.to_array(found[node.input[2]])
     return _added(graph, values * _factor(node, "beta", values), f"{node.output[0]}_bias", taken)
 
 
 def _factor(node: onnx.NodeProto, name: str, like: Array) -> Array:
-    return np.asarray(_attribute(node, name, 1.0), like.dtype)
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return float(helper.get_attribute_value(attribute))
-    return default
+    return np.asarray(attribute(node, name, 1.0), like.dtype)
 
 
 def _added(graph: onnx.GraphProto, values: Array, name: str, taken: set[str]) -> str:

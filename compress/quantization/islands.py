@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import onnx
 
+from compress.model_file import attribute
 from compress.quantization.graph_form import weights
 
 Layers = Literal["all", "wide"]
@@ -64,12 +65,9 @@ def _has_weights(node: onnx.NodeProto, constant: dict[str, onnx.TensorProto]) ->
 
 def _is_wide(node: onnx.NodeProto, constant: dict[str, onnx.TensorProto]) -> bool:
     dims = constant[node.input[1]].dims
-    is_depthwise = node.op_type == "Conv" and dims[1] == 1 and dims[0] > 1 and _groups(node) > 1
+    is_grouped = node.op_type == "Conv" and attribute(node, "group", 1) > 1
+    is_depthwise = is_grouped and dims[1] == 1 and dims[0] > 1
     return not is_depthwise and int(np.prod(dims)) >= WIDE
-
-
-def _groups(node: onnx.NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
 
 
 def _reads_integers(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from compress.export import to_onnx
+from compress.export import feeds_of, to_onnx
 from compress.quantization.placement import place
 from compress.quantization.static import QuantizeStatic
 from compress.session import Session
@@ -56,9 +56,8 @@ def layer_damage(
 
 
 def _answers(network: Network, rows: dict[str, Array]) -> Array:
-    dtypes = {entry.name: entry.dtype for entry in network.inputs}
-    feeds = {name: array.astype(dtypes[name], copy=False) for name, array in rows.items()}
-    return Session(to_onnx(network).SerializeToString()).run(feeds)["scores"]
+    session = Session(to_onnx(network).SerializeToString())
+    return session.run(feeds_of(network, rows))["scores"]
 
 
 def _change(answers: Array, wanted: Array) -> float:

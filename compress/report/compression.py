@@ -9,6 +9,8 @@ import numpy as np
 
 from hlserve.errors import DataError
 
+SCHEMA_VERSION = 2  # of report.json; 1 told of no layers
+
 Ends = tuple[float | None, float | None]
 Matrix = tuple[tuple[int, ...], ...]
 Shape = tuple[int | str | None, ...]

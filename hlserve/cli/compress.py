@@ -280,7 +280,8 @@ def _origin(
 
 def _ingredients(model: Path, options: dict[str, Any], split: Split, n_rows: int) -> Ingredients:
     """What only the command line knows of what went in."""
-    from compress.lock import Ingredients, file_sha256, rows_sha256
+    from compress.digests import file_sha256, rows_sha256
+    from compress.lock import Ingredients
 
     teacher = options["teacher"]
     return Ingredients(

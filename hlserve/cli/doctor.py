@@ -29,16 +29,14 @@ def command(model: Path | None, batches: tuple[int, ...], as_json: bool) -> None
       hlserve doctor models/fashion/1/model.onnx --batch 1,32,256
     """  # noqa: D301 - click's mark for a block that keeps its lines
     from compress.doctor import examine_machine, examine_model
-    from compress.export import to_onnx
+    from compress.export import as_graph
     from compress.job import read_model
-    from hlserve.nn.network import Network
 
     source = None if model is None else read_model(model)
     machine = examine_machine()
     findings = None
     if source is not None:
-        graph = to_onnx(source) if isinstance(source, Network) else source
-        findings = examine_model(graph, batches, machine.floor_s)
+        findings = examine_model(as_graph(source), batches, machine.floor_s)
     if as_json:
         import msgspec
 

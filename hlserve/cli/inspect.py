@@ -37,7 +37,7 @@ def command(path: Path, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        content = found[1] if found else {"layers": [_as_dict(g) for g in graph_layers(folder)]}
+        content = found[1] if found else {"layers": graph_layers(folder)}
         click.echo(msgspec.json.encode(content).decode())
         return
     click.echo(_heading(folder, metadata))
@@ -53,12 +53,12 @@ def _version_folder(path: Path) -> Path:
     Raises:
         RepositoryError: it is neither.
     """
-    from hlserve.repository import Repository, parse_version
+    from hlserve.repository import MODEL_FILE, Repository, parse_version
 
     if not path.is_dir():
         raise RepositoryError(f"{path} is no folder; name MODELS/NAME or MODELS/NAME/VERSION")
     path = path.resolve()
-    if parse_version(path.name) is not None and (path / "model.onnx").is_file():
+    if parse_version(path.name) is not None and (path / MODEL_FILE).is_file():
         return path
     versions = Repository(path.parent).versions(path.name)
     if not versions:
@@ -112,12 +112,6 @@ def _state(state: LayerState | None) -> str:
 def _graph_table(layers: tuple[GraphLayer, ...]) -> str:
     rows = [[g.name, g.operator, "x".join(map(str, g.shape)), g.number_format] for g in layers]
     return _table(rows, ["layer", "operator", "weight", "format"])
-
-
-def _as_dict(layer: GraphLayer) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(layer)
 
 
 def _table(rows: list[list[str]], headers: list[str]) -> str:

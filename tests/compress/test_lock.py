@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from compress.digests import file_sha256, rows_sha256
 from compress.folding import FoldScale
-from compress.lock import Environment, Ingredients, Lock, file_sha256, rows_sha256
+from compress.lock import Environment, Ingredients, Lock
 from compress.machine import FORMAT_FLAGS, Cores, blas, cores, processor
 from compress.quantization import QuantizeStatic
 from compress.recipe import SCHEMA_VERSION, Recipe

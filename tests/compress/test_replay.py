@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from compress.digests import file_sha256, rows_sha256
 from compress.distillation import Distill, FineTune
 from compress.evaluate import bind_rows
 from compress.export import to_onnx
 from compress.folding import FoldScale
-from compress.lock import Environment, Ingredients, Lock, file_sha256, rows_sha256
+from compress.lock import Environment, Ingredients, Lock
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
 from compress.quantization.post_training import PostTraining
