@@ -3,11 +3,13 @@
 First the network as it is, in floats and in integers. Then less and less of it: pruned in steps
 to the widths that cost least under a target, each step trained on from the last that held, with
 the original as a teacher and, as a control, without; then its large layers factorized, and pruned
-likewise. How far down is found by bisection against the bound.
+likewise. How far down is found by bisection against the bound. Images are shifted in training where
+that did better in the first trainings.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +45,8 @@ PROBE_STEPS = 12  # of the optimizer, to learn how fast this machine trains
 NEAR = 3.0  # a drop up to so many times the bound is worth a longer training
 LONGER = 3  # times the epochs
 GENEROUS = 3  # times the usual epochs, where the budget has room for them
+CLEARLY_BEHIND = 0.25  # of the bound
+SHIFT = 1  # pixels that images are moved by at most; right in nearly every task, if it helps at all
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ class Planner:
     notes: list[str]
     _wave_s: float = 0.0
     _epochs: int = 0
+    _shift: int | None = None  # None until the first trainings have shown whether it helps
     _reserve_s: float = 0.0
 
     def ladder(self) -> Course:
@@ -99,7 +104,7 @@ class Planner:
     def _student(self) -> Course:
         """The student, which is what the workshop was opened with, trained from nothing."""
         distill = default_distill(len(self.shop.data.train), is_student=True)
-        stems = self._with_control(Stem("", "student"), "student", "student", (), distill)
+        stems = self._ways(Stem("", "student"), "student", "student", (), distill)
         found: list[Verdict] = []
         for grown in self.shop.grown(stems):
             found += yield from self.endings.of(grown)
@@ -118,7 +123,7 @@ class Planner:
                     f"{name} was left out: it removes no more, widths stay multiples of 8"
                 )
                 continue
-            stems = self._with_control(Stem("", "pruned"), name, "pruned", (step,), self._distill())
+            stems = self._ways(Stem("", "pruned"), name, "pruned", (step,), self._distill())
             for grown in self.shop.grown(stems):
                 found += yield from self.endings.of(grown)
         return found
@@ -137,8 +142,8 @@ class Planner:
         if self.goal.minimize == "bytes":
             ways.reverse()
         for n, way in enumerate(ways):
-            is_last = n == len(ways) - 1
-            self._reserve_s = 0.0 if is_last else SECOND_BRANCH_SHARE * self.clock.left_s
+            is_open_end = n == len(ways) - 1 or math.isinf(self.clock.left_s)
+            self._reserve_s = 0.0 if is_open_end else SECOND_BRANCH_SHARE * self.clock.left_s
             yield way
 
     def _factorized(self) -> Course:
@@ -179,30 +184,69 @@ class Planner:
         return found
 
     def _wave(self, parent: Stem, name: str, family: str, steps: tuple[Technique, ...]) -> _Wave:
-        """The steps, trained with a teacher and without; the better one is what to go on from."""
+        """The steps, trained in every way; the best one is what to go on from."""
         started = time.monotonic()
-        stems = self._with_control(parent, name, family, steps, self._distill())
-        return (yield from self._judged(stems, started))
+        stems = self._ways(parent, name, family, steps, self._distill())
+        found, tried = yield from self._judged(stems, started)
+        if self._shift is None and tried:
+            tried = self._decided(tried)
+            self._wave_s /= 2  # later ones try one or the other
+        return found, _best(tried)
 
     def _longer(self, grown: Grown, name: str, family: str) -> _Wave:
         started = time.monotonic()
         again = self._distill()
         again = replace(again, epochs=LONGER * again.epochs)
+        again = replace(again, shift=shift_of(grown.stem.steps[-1]))
         last = again if isinstance(grown.stem.steps[-1], Distill) else twin(again)
         stem = grown.stem.grown(f"{name}, trained longer", family, last)
-        return (yield from self._judged([stem], started))
+        found, tried = yield from self._judged([stem], started)
+        return found, _best(tried)
 
-    def _judged(self, stems: Sequence[Stem], started: float) -> _Wave:
+    def _judged(
+        self, stems: Sequence[Stem], started: float
+    ) -> Generator[Candidate, Verdict, tuple[list[Verdict], list[_Tried]]]:
+        """All verdicts, and every network with the smallest drop of its files."""
         found: list[Verdict] = []
-        best: tuple[float, Grown] | None = None
+        tried: list[_Tried] = []
         for grown in self.shop.grown(stems):
             verdicts = yield from self.endings.of(grown)
             found += verdicts
-            drop = min((v.drop.estimate for v in verdicts if v.drop is not None), default=np.inf)
-            if best is None or drop < best[0]:
-                best = float(drop), grown
+            drops = [v.drop.estimate for v in verdicts if v.drop is not None]
+            tried.append((min(drops, default=math.inf), grown))
         self._wave_s = time.monotonic() - started
-        return found, None if best is None else best[1]
+        return found, tried
+
+    def _decided(self, tried: list[_Tried]) -> list[_Tried]:
+        """Those whose images were shifted as all will be from now on.
+
+        Shifted images take longer to learn and give more in the end, so they need not win yet.
+        """
+        by_shift = {
+            shift: [one for one in tried if shift_of(one[1].stem.steps[-1]) == shift]
+            for shift in (0, SHIFT)
+        }
+        least = {
+            shift: min((drop for drop, _ in ones), default=math.inf)
+            for shift, ones in by_shift.items()
+        }
+        is_behind = least[SHIFT] > least[0] + CLEARLY_BEHIND * self.goal.max_drop
+        self._shift = 0 if is_behind else SHIFT
+        return by_shift[self._shift]
+
+    def _ways(
+        self, parent: Stem, name: str, family: str, steps: tuple[Technique, ...], step: Distill
+    ) -> list[Stem]:
+        """With a teacher and without; and images shifted and at rest, as long as that is open."""
+        if self._shift is None and self.shop.data.image_shape is None:
+            self._shift = 0
+        shifts = (0, SHIFT) if self._shift is None else (self._shift,)
+        stems: list[Stem] = []
+        for shift in shifts:
+            called = f"{name}, shifted images" if shift else name
+            moved = replace(step, shift=shift)
+            stems += self._with_control(parent, called, family, steps, moved)
+        return stems
 
     def _with_control(
         self, parent: Stem, name: str, family: str, steps: tuple[Technique, ...], step: Distill
@@ -270,9 +314,20 @@ def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
     return replace(usual, epochs=min(most, max(fewest, epochs)))
 
 
+def shift_of(step: Technique) -> int:
+    """By how many pixels a training moves its images."""
+    return step.shift if isinstance(step, Distill | FineTune) else 0
+
+
 # ----- below
 
+_Tried = tuple[float, Grown]
 _Wave = Generator[Candidate, Verdict, tuple[list[Verdict], Grown | None]]
+
+
+def _best(tried: Sequence[_Tried]) -> Grown | None:
+    """The network with the smallest drop."""
+    return min(tried, key=lambda one: one[0])[1] if tried else None
 
 
 def _joined(*parts: str) -> str:

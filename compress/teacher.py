@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from compress.evaluate import bind_rows, ends_in_sigmoid, ends_in_softmax, make_judge
@@ -12,6 +14,8 @@ from hlserve.datasets import Rows
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
+IMAGE_DTYPES = (np.uint8, np.float32, np.float64)
+MOST_CHANNELS, SMALLEST_SIDE = 4, 8  # of an image; other rows of four axes are left alone
 SMALLEST_PROBABILITY = 1e-7  # keeps logarithms of a teacher's probabilities finite
 
 
@@ -43,10 +47,27 @@ def learning_data(
 ) -> Data:
     """What a network's techniques learn from: the rows of its inputs, in its shapes."""
     inputs = rows.inputs_for([entry.name for entry in root.inputs])
-    return Data(Rows(root.fitting_rows(inputs), rows.y), logits, seed=seed, progress=progress)
+    return Data(
+        Rows(root.fitting_rows(inputs), rows.y),
+        logits,
+        image_shape=_image_shape(inputs),
+        seed=seed,
+        progress=progress,
+    )
 
 
 # ----- below
+
+
+def _image_shape(inputs: Mapping[str, Array]) -> tuple[int, int, int] | None:
+    """Of the only input, where its rows look like images."""
+    rows = next(iter(inputs.values()))
+    if len(inputs) != 1 or rows.ndim != 4 or rows.dtype not in IMAGE_DTYPES:
+        return None
+    _, channels, height, width = rows.shape
+    if channels > MOST_CHANNELS or min(height, width) < SMALLEST_SIDE:
+        return None
+    return channels, height, width
 
 
 def _ending_at_logits(network: Network) -> Network:

@@ -27,12 +27,15 @@ class Data:
         train: to fine-tune on and to calibrate with.
         teacher_logits: (rows, outputs) for the training rows, from the model that distillation
             imitates; None without one.
+        image_shape: (channels, height, width) of a row, where the user's rows are images; the
+            network may take them flat. None where they are not.
         seed: of every random choice.
         progress: whether a terminal shows bars.
     """
 
     train: Rows
     teacher_logits: Array | None = None
+    image_shape: tuple[int, int, int] | None = None
     seed: int = 0
     progress: bool = False
 

@@ -30,11 +30,13 @@ class Lesson:
     Attributes:
         rows: the folder that ``write_rows`` filled.
         inputs: the names of the network's inputs, in order.
+        seed, image_shape: see Data.
     """
 
     rows: Path
     inputs: tuple[str, ...]
     seed: int
+    image_shape: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def read_rows(lesson: Lesson) -> Data:
         np.load(lesson.rows / file) if (lesson.rows / file).exists() else None
         for file in (LABELS, LOGITS)
     )
-    return Data(Rows(inputs, labels), logits, seed=lesson.seed)
+    return Data(Rows(inputs, labels), logits, lesson.image_shape, seed=lesson.seed)
 
 
 # ----- below

@@ -123,7 +123,8 @@ class Workshop:
         if not rows.exists():
             rows.mkdir()
             write_rows(self.data, rows)
-        lesson = Lesson(rows, tuple(self.data.train.inputs), self.data.seed)
+        data = self.data
+        lesson = Lesson(rows, tuple(data.train.inputs), data.seed, data.image_shape)
         waiting, running = list(enumerate(stems)), dict[int, float]()
         with (
             self._bar(len(stems)) as bar,

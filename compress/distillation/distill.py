@@ -9,6 +9,7 @@ import numpy as np
 
 from compress.distillation.fine_tune import FineTune, require_schedule
 from compress.distillation.loss import LABELS, TEACHER, BlendedError, SoftLabels, SoftTargets
+from compress.distillation.shifted import require_shift, require_shiftable, shifted_images
 from compress.technique import Compressed, Data, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.losses import Loss
@@ -27,6 +28,7 @@ class Distill(Technique):
 
     Attributes:
         epochs, learning_rate, batch_size: as in FineTune.
+        shift: as in FineTune; the teacher's answers stay those to the image at rest.
         temperature: how much the teacher's answers are softened; measured on Fashion-MNIST, 2
             to 4 do alike and 20 hurts.
         alpha: the teacher's share of the loss, 0 to 1.
@@ -37,9 +39,11 @@ class Distill(Technique):
     batch_size: int = 128
     temperature: float = 2.0
     alpha: float = 0.5
+    shift: int = 0
 
     def __post_init__(self) -> None:
         require_schedule("Distill", self.epochs, self.learning_rate, self.batch_size)
+        require_shift("Distill", self.shift)
         if not 0 < self.alpha <= 1 or not self.temperature > 0:
             raise ConfigError(
                 f"Distill: alpha is {self.alpha}, expected 0 < alpha <= 1, and temperature "
@@ -57,6 +61,7 @@ class Distill(Technique):
                 f"Distill: the teacher answers {data.teacher_logits.shape}, the network "
                 f"{(len(data.train), *shape)}; both must tell the same classes apart"
             )
+        require_shiftable("Distill", data, self.shift)
 
     def transform(self, network: Network, data: Data) -> Compressed:
         """See Technique."""
@@ -74,6 +79,7 @@ class Distill(Technique):
             epochs=self.epochs,
             batch_size=self.batch_size,
             optimizer=AdamW(self.learning_rate),
+            augment=shifted_images(data, self.shift),
             seed=data.seed,
             progress=data.progress,
         )
@@ -94,4 +100,4 @@ class Distill(Technique):
 
 def twin(step: Distill) -> FineTune:
     """The same training without a teacher: the control that shows what the teacher is worth."""
-    return FineTune(step.epochs, step.learning_rate, step.batch_size)
+    return FineTune(step.epochs, step.learning_rate, step.batch_size, step.shift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from compress.distillation.shifted import require_shift, require_shiftable, shifted_images
 from compress.technique import Compressed, Data, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.network import Network
@@ -24,20 +25,26 @@ class FineTune(Technique):
         learning_rate: AdamW's at the start. Measured behind pruning, 3e-3 beat 1e-3 on a
             multilayer perceptron, a convolutional network and an LSTM alike.
         batch_size: rows a step.
+        shift: pixels by which images are moved at most, anew every time they are seen. Measured
+            on MNIST, one pixel took a perceptron of 784-64-32-10 from 98.2 % to 98.6 %; on
+            Fashion-MNIST it gave nothing.
     """
 
     epochs: int = 4
     learning_rate: float = 3e-3
     batch_size: int = 128
+    shift: int = 0
 
     def __post_init__(self) -> None:
         require_schedule("FineTune", self.epochs, self.learning_rate, self.batch_size)
+        require_shift("FineTune", self.shift)
 
     def requires(self, network: Network, data: Data) -> None:
         """See Technique."""
         require_floats("FineTune", network)
         if data.train.y is None:
             raise CompressionError("FineTune needs labels; Distill can do without")
+        require_shiftable("FineTune", data, self.shift)
 
     def transform(self, network: Network, data: Data) -> Compressed:
         """See Technique."""
@@ -51,6 +58,7 @@ class FineTune(Technique):
             epochs=self.epochs,
             batch_size=self.batch_size,
             optimizer=AdamW(self.learning_rate),
+            augment=shifted_images(data, self.shift),
             seed=data.seed,
             progress=data.progress,
         )
