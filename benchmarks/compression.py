@@ -50,6 +50,7 @@ ROWS = (
         bound=0.1,
         must={"bytes": 15},
         stretch={"bytes": 30},
+        budget="3m",
         seconds=MINUTES,
     ),
     Row(
@@ -61,6 +62,7 @@ ROWS = (
         bound=0.2,
         must={1: 1.6, 32: 5.5, 256: 7},
         stretch={1: 2.3, 32: 9, 256: 12},
+        budget="230s",
         seconds=MINUTES,
     ),
     Row(
@@ -72,6 +74,7 @@ ROWS = (
         bound=0.2,
         must={1: 7, 32: 10},
         stretch={1: 15, 32: 25},
+        budget="5m",
     ),
     Row(
         name="lenet5",
@@ -82,6 +85,7 @@ ROWS = (
         bound=0.5,
         must={1: 3.3, 32: 3.3, 256: 3.3},
         stretch={1: 5, 32: 5, 256: 5},
+        budget="6m",
     ),
     Row(
         name="resnet8",
@@ -92,6 +96,7 @@ ROWS = (
         bound=0.5,
         must={32: 1.8},
         stretch={32: 3},
+        budget="4m",
         over_ort={32: 3},
     ),
     Row(
@@ -103,6 +108,7 @@ ROWS = (
         bound=0.2,
         must={"bytes": 3.9},
         stretch={"bytes": 12},
+        budget="6m",
     ),
 )
 
@@ -137,7 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(row.name for row in ROWS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--search-every-seed", action="store_true")
-    parser.add_argument("--budget", help="of each search, such as 10m")
+    parser.add_argument("--budget", help="of each search, such as 10m, in place of the row's own")
     parser.add_argument("--jobs", type=int, help="processes that train at a time")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--any-code", action="store_true", help="keep what changed code made")
@@ -176,10 +182,12 @@ def _task(row: Row, args: argparse.Namespace) -> Task:
     network = base_network(base, args.cache, args.shared)
     wishes: dict[str, Any] = {
         "max_drop": row.max_drop,
+        "budget": args.budget or row.budget,
         "minimize": row.minimize,
         "batches": row.batches,
     }
-    wishes |= {k: v for k in ("budget", "jobs") if (v := getattr(args, k)) is not None}
+    if args.jobs is not None:
+        wishes["jobs"] = args.jobs
     train, validation = (
         rows_of(base.data, part, args.cache, args.shared) for part in ("train", "validation")
     )

@@ -25,6 +25,7 @@ class Row:
         bound: what the test rows may lose, in percentage points, mean over the seeds.
         must, stretch: what has to be reached and what would be good: how many times faster by
             batch size, or how many times smaller under ``bytes``.
+        budget: of the search, unless the command line gives another.
         over_ort: how many times faster than ONNX Runtime's static defaults at the same batch.
         seconds: within which the whole search must, and better should, be done.
     """
@@ -37,6 +38,7 @@ class Row:
     bound: float
     must: Mapping[int | str, float]
     stretch: Mapping[int | str, float]
+    budget: str
     over_ort: Mapping[int, float] = field(default_factory=dict)
     seconds: tuple[float, float] | None = None
 

@@ -12,7 +12,7 @@ from compress.goal import Goal
 from compress.latency import Latency, SpeedUp
 from hlserve.nn.param import Array
 
-EQUAL_WITHIN = 0.10  # latencies this close are taken as equal; then the smaller file wins
+EQUAL_WITHIN = 0.05  # latencies this close are taken as equal; then the smaller file wins
 MINIMUM_SPEED_UP = 1.02  # over all batch sizes; less is no reason to change a model
 
 # A proven gain below both of these gives way to a larger one that is only estimated.

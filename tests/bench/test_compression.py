@@ -15,7 +15,7 @@ from hlserve.nn import Network
 from hlserve.nn.layers import Dropout
 
 BASE = Base("tiny", "mlp:64,32", "made-up", epochs=4, trained_as="mlp:64,32,dropout=0.1")
-ROW = Row("tiny", "tiny", "bytes", (1,), "30pp", 30.0, {"bytes": 2}, {"bytes": 1000})
+ROW = Row("tiny", "tiny", "bytes", (1,), "30pp", 30.0, {"bytes": 2}, {"bytes": 1000}, "1m")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_what_other_wishes_made_is_not_taken_for_these(cache: Path, network: Net
 
 
 def test_models_that_are_slower_or_worse_are_counted() -> None:
-    row = Row("x", "x", "latency", (1,), "0.2pp", 0.2, {1: 2}, {1: 3})
+    row = Row("x", "x", "latency", (1,), "0.2pp", 0.2, {1: 2}, {1: 3}, "1m")
     made = Made(b"", "int8", "", "", 0.0, {}, 1.0, 0, True)
     bad = Measured(0.9, 0.5, 0.9, 10, 1.0, {1: 0.8}, {1: 1e-5})
     lines = {line.figure: line for line in lines_of(row, [made], {"ours 0": bad}, {})}
