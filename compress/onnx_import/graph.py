@@ -18,6 +18,8 @@ from hlserve.errors import CompressionError
 from hlserve.nn.layer import Shape
 from hlserve.nn.param import Array
 
+_TELLS_SHAPE = frozenset({"Shape", "Size"})
+
 
 class RefusalError(CompressionError):
     """A node that no layer stands for; the message is the reason alone."""
@@ -44,7 +46,9 @@ class Graph:
         self._inputs = frozenset(feeds)
         self._fixed = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self._values: dict[str, Array] = dict(feeds) | self._fixed | _all_values(model, feeds)
-        self._flowing = self._behind_inputs(model.graph.node)
+        self._numbers = _behind(model.graph.node, self._inputs, through_shapes=False)
+        told = _behind(model.graph.node, self._inputs, through_shapes=True)
+        self._flowing = told - self._steady(model, feeds, told - self._numbers)
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
         """The operator that makes the tensor; None for inputs and initializers."""
@@ -93,19 +97,68 @@ class Graph:
         """The inputs that depend on the rows."""
         return tuple(name for name in node.input if name in self._flowing)
 
+    def holds_numbers(self, tensor: str) -> bool:
+        """Whether it depends on what the rows hold, not only on how many there are."""
+        return tensor in self._numbers
+
+    def is_zero(self, tensor: str) -> bool:
+        """Whether it is zeros for any rows."""
+        return not self.holds_numbers(tensor) and not np.any(self._values[tensor])
+
+    def knows(self, tensor: str) -> bool:
+        """Whether there is such a tensor, in the model or imagined."""
+        return tensor in self._values
+
+    def imagine(self, node: onnx.NodeProto, value: Array) -> None:
+        """Adds an operator that stands for some of the model's; the model does not change."""
+        (output,) = node.output
+        self._producers[output] = node
+        self._values[output] = value
+        self._n_readers.update(node.input)
+        if any(map(self.holds_numbers, node.input)):
+            self._numbers |= {output}
+            self._flowing |= {output}
+
+    def imagine_fixed(self, name: str, value: Array) -> None:
+        """Adds a constant."""
+        self._values[name] = value
+
     # ----- below
 
-    def _behind_inputs(self, nodes: Sequence[onnx.NodeProto]) -> frozenset[str]:
-        flowing = set(self._inputs)
-        for node in nodes:  # which ONNX keeps in topological order
-            if any(name in flowing for name in node.input):
-                flowing.update(name for name in node.output if name)
-        return frozenset(flowing)
+    def _steady(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array], told: frozenset[str]
+    ) -> frozenset[str]:
+        """Those that depend on the shape of a row, but not on how many rows there are."""
+        if not told or any(_first_size(entry) for entry in model.graph.input):
+            return told
+        if self.n < 2:
+            return frozenset()
+        fewer = _all_values(model, {name: rows[1:] for name, rows in feeds.items()})
+        return frozenset(name for name in told if np.array_equal(fewer[name], self._values[name]))
 
 
 def operand(node: onnx.NodeProto, i: int) -> str:
     """The name of input ``i``; empty where it is left out."""
     return node.input[i] if i < len(node.input) else ""
+
+
+def _behind(
+    nodes: Sequence[onnx.NodeProto], inputs: frozenset[str], *, through_shapes: bool
+) -> frozenset[str]:
+    """What is computed from the inputs; from their shapes alone only where asked for."""
+    flowing = set(inputs)
+    for node in nodes:  # which ONNX keeps in topological order
+        if node.op_type in _TELLS_SHAPE and not through_shapes:
+            continue
+        if any(name in flowing for name in node.input):
+            flowing.update(name for name in node.output if name)
+    return frozenset(flowing)
+
+
+def _first_size(entry: onnx.ValueInfoProto) -> int:
+    """Of the axis of rows; 0 where it is free."""
+    dims = entry.type.tensor_type.shape.dim
+    return dims[0].dim_value if dims else 0
 
 
 def _all_values(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -17,9 +17,12 @@ from compress.onnx_import import (
     convolution,
     dense,
     elementwise,
+    over_time,
     pooling,
+    recurrent,
     scaling,
     shape,
+    turned,
 )
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece
@@ -33,6 +36,9 @@ from hlserve.nn.param import Array
 
 # Looked through in this order: what is written out in several operators comes first.
 HANDLERS: tuple[Handler, ...] = (
+    *recurrent.HANDLERS,
+    *turned.HANDLERS,
+    *over_time.HANDLERS,
     *activations.HANDLERS,
     *dense.HANDLERS,
     *convolution.HANDLERS,
@@ -178,6 +184,11 @@ def _plan(graph: Graph, output: str) -> tuple[dict[str, Piece], list[_Blocked]]:
     """The pieces of all tensors that an output needs, and the nodes that have none."""
     pieces: dict[str, Piece] = {}
     blocked: list[_Blocked] = []
+    try:
+        graph.shape(output)
+    except RefusalError as error:
+        made = graph.producer(output) or onnx.NodeProto(name=output, op_type="output")
+        return pieces, [_Blocked(made, str(error))]
     seen: set[str] = set()
     ahead = [output]
     while ahead:
