@@ -20,6 +20,7 @@ from compress.onnx_import import (
     pooling,
     scaling,
     shape,
+    written_out,
 )
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece
@@ -33,6 +34,7 @@ from hlserve.nn.param import Array
 
 # Looked through in this order: what is written out in several operators comes first.
 HANDLERS: tuple[Handler, ...] = (
+    *written_out.HANDLERS,
     *activations.HANDLERS,
     *dense.HANDLERS,
     *convolution.HANDLERS,
