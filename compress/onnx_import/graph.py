@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from compress.model_file import opset
 from compress.session import Session
 from hlserve.errors import CompressionError
 from hlserve.nn.layer import Shape
@@ -35,11 +36,16 @@ class Graph:
     Attributes:
         n: how many rows were run.
         outputs: the names of the model's outputs.
+        opset: the version of the standard operators.
     """
 
     def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
         self.n = len(next(iter(feeds.values())))
         self.outputs = tuple(entry.name for entry in model.graph.output)
+        self.opset = opset(model)
+        self._positions = {
+            name: i for i, n in enumerate(model.graph.node) for name in n.output if name
+        }
         self._producers = {name: n for n in model.graph.node for name in n.output if name}
         self._n_readers = Counter(name for n in model.graph.node for name in n.input)
         self._n_readers.update(self.outputs)
@@ -62,6 +68,10 @@ class Graph:
     def is_input(self, tensor: str) -> bool:
         """Whether it is an input of the model."""
         return tensor in self._inputs
+
+    def position(self, tensor: str) -> int:
+        """Where in the order of operators it is made; -1 for inputs."""
+        return self._positions.get(tensor, -1)
 
     def has_one_reader(self, tensor: str) -> bool:
         """Whether nothing else reads it, the model's caller included."""
@@ -114,6 +124,7 @@ class Graph:
         (output,) = node.output
         self._producers[output] = node
         self._values[output] = value
+        self._positions[output] = len(self._positions)  # behind what it reads
         self._n_readers.update(node.input)
         if any(map(self.holds_numbers, node.input)):
             self._numbers |= {output}
@@ -140,6 +151,20 @@ class Graph:
 def operand(node: onnx.NodeProto, i: int) -> str:
     """The name of input ``i``; empty where it is left out."""
     return node.input[i] if i < len(node.input) else ""
+
+
+def channel_axis(value: Array, shape: Shape) -> int | None:
+    """The axis of a row that a fixed array beside it has one number for; None if several.
+
+    Axis 0 where it is a single number.
+    """
+    beside = (1,) * (1 + len(shape) - value.ndim) + value.shape
+    if len(beside) > 1 + len(shape) or beside[0] != 1:
+        return None
+    long = [axis for axis, n in enumerate(beside[1:]) if n > 1]
+    if len(long) > 1 or any(beside[axis + 1] != shape[axis] for axis in long):
+        return None
+    return long[0] if long else 0
 
 
 def _behind(

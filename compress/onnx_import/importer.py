@@ -23,6 +23,7 @@ from compress.onnx_import import (
     scaling,
     shape,
     turned,
+    written_out,
 )
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece
@@ -39,6 +40,7 @@ HANDLERS: tuple[Handler, ...] = (
     *recurrent.HANDLERS,
     *turned.HANDLERS,
     *over_time.HANDLERS,
+    *written_out.HANDLERS,
     *activations.HANDLERS,
     *dense.HANDLERS,
     *convolution.HANDLERS,

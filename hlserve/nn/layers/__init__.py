@@ -1,8 +1,10 @@
 """The layers, one family a file; LAYERS lists every class that a network may hold."""
 
+from hlserve.nn.layers.affine import Affine as Affine
 from hlserve.nn.layers.average_pool import AvgPool2d as AvgPool2d
 from hlserve.nn.layers.average_pool import GlobalAvgPool as GlobalAvgPool
 from hlserve.nn.layers.batch_norm import BatchNorm as BatchNorm
+from hlserve.nn.layers.clip import Clip as Clip
 from hlserve.nn.layers.columns import Impute as Impute
 from hlserve.nn.layers.columns import OneHot as OneHot
 from hlserve.nn.layers.conv1d import Conv1d as Conv1d
@@ -12,11 +14,13 @@ from hlserve.nn.layers.elu import ELU as ELU
 from hlserve.nn.layers.embedding import Embedding as Embedding
 from hlserve.nn.layers.gelu import GELU as GELU
 from hlserve.nn.layers.gru import GRU as GRU
+from hlserve.nn.layers.hard_sigmoid import HardSigmoid as HardSigmoid
 from hlserve.nn.layers.hard_swish import HardSwish as HardSwish
 from hlserve.nn.layers.layer_norm import LayerNorm as LayerNorm
 from hlserve.nn.layers.leaky_relu import LeakyReLU as LeakyReLU
 from hlserve.nn.layers.leaky_relu import PReLU as PReLU
 from hlserve.nn.layers.linear import Linear as Linear
+from hlserve.nn.layers.log_softmax import LogSoftmax as LogSoftmax
 from hlserve.nn.layers.lstm import LSTM as LSTM
 from hlserve.nn.layers.max_pool2d import MaxPool2d as MaxPool2d
 from hlserve.nn.layers.merge import Add as Add
@@ -45,9 +49,11 @@ from hlserve.nn.preprocessing import Standardize as Standardize
 
 LAYERS = (
     Add,
+    Affine,
     AvgPool1d,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Concat,
     Conv1d,
     Conv2d,
@@ -58,6 +64,7 @@ LAYERS = (
     GELU,
     GRU,
     GlobalAvgPool,
+    HardSigmoid,
     HardSwish,
     Impute,
     LSTM,
@@ -65,6 +72,7 @@ LAYERS = (
     LeakyReLU,
     LearnedPositions,
     Linear,
+    LogSoftmax,
     MaxOverTime,
     MaxPool1d,
     MaxPool2d,
