@@ -14,15 +14,18 @@ from compress.export import PARITY_ATOL, PARITY_RTOL, to_onnx
 from compress.model_file import has_subgraphs, is_quantized
 from compress.onnx_import import (
     activations,
+    attention,
     convolution,
     dense,
     elementwise,
+    masks,
     over_time,
     pooling,
     recurrent,
     scaling,
     shape,
     turned,
+    words,
     written_out,
 )
 from compress.onnx_import.graph import Graph, RefusalError
@@ -39,6 +42,9 @@ from hlserve.nn.param import Array
 HANDLERS: tuple[Handler, ...] = (
     *recurrent.HANDLERS,
     *turned.HANDLERS,
+    *attention.HANDLERS,
+    *words.HANDLERS,
+    *masks.HANDLERS,
     *over_time.HANDLERS,
     *written_out.HANDLERS,
     *activations.HANDLERS,
