@@ -21,6 +21,7 @@ from compress.onnx_import import (
     masks,
     over_time,
     pooling,
+    preprocessing,
     recurrent,
     scaling,
     shape,
@@ -53,6 +54,7 @@ HANDLERS: tuple[Handler, ...] = (
     *elementwise.HANDLERS,
     *pooling.HANDLERS,
     *scaling.HANDLERS,
+    *preprocessing.HANDLERS,
     *shape.HANDLERS,
 )
 
@@ -219,7 +221,7 @@ def _piece(graph: Graph, tensor: str) -> Piece | _Blocked:
     if node is None:
         constant = onnx.NodeProto(name=tensor, op_type="initializer")
         return _Blocked(constant, "a constant where an activation is expected")
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in ("", "ai.onnx", preprocessing.DOMAIN):
         return _Blocked(node, f"an operator of the domain {node.domain!r}")
     try:
         for handler in HANDLERS:
