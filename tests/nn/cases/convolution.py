@@ -8,7 +8,9 @@ from hlserve.nn.layers import (
     BatchNorm,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     GlobalAvgPool,
+    GroupNorm,
     MaxPool1d,
     MaxPool2d,
 )
@@ -48,6 +50,23 @@ CASES = (
     Case("conv 1d pointwise", lambda: Conv1d(4, 3, 1), ((4, 5),)),
     Case("grouped conv 1d", lambda: Conv1d(4, 6, 3, groups=2), ((4, 7),)),
     Case("depthwise conv 1d", lambda: Conv1d(3, 3, 4, 2, 1, 2, 3), ((3, 12),)),
+    Case("transposed conv", lambda: ConvTranspose2d(3, 2, 3), ((3, 4, 5),)),
+    Case("transposed conv stride 2", lambda: ConvTranspose2d(2, 3, 3, 2, 1, 1), ((2, 4, 3),)),
+    Case(
+        "transposed conv apart", lambda: ConvTranspose2d(2, 3, 2, 2, has_bias=False), ((2, 3, 4),)
+    ),
+    Case(
+        "transposed conv dilated", lambda: ConvTranspose2d(2, 1, 3, 1, 1, dilation=2), ((2, 5, 4),)
+    ),
+    Case("transposed conv in groups", lambda: ConvTranspose2d(4, 6, 3, 2, groups=2), ((4, 3, 4),)),
+    Case(
+        "transposed conv depthwise", lambda: ConvTranspose2d(4, 4, 4, 2, 1, groups=4), ((4, 3, 4),)
+    ),
+    Case("group norm", lambda: GroupNorm(2, 6), ((6, 3, 4),)),
+    Case("group norm series", lambda: GroupNorm(3, 6, 1e-3), ((6, 5),)),
+    Case("group norm of one", lambda: GroupNorm(1, 4), ((4, 3, 2),)),
+    Case("instance norm", lambda: GroupNorm(4, 4), ((4, 3, 5),)),
+    Case("instance norm series", lambda: GroupNorm(3, 3), ((3, 7),)),
     Case("max pool", lambda: MaxPool2d(2), ((3, 6, 4),)),
     Case("max pool odd sizes", lambda: MaxPool2d(2), ((2, 7, 5),)),
     Case("max pool overlapping", lambda: MaxPool2d(3, 2), ((2, 7, 8),)),

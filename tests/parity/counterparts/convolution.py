@@ -12,7 +12,9 @@ from hlserve.nn.layers import (
     BatchNorm,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     GlobalAvgPool,
+    GroupNorm,
     MaxPool1d,
     MaxPool2d,
 )
@@ -68,7 +70,9 @@ COUNTERPARTS: dict[type, Any] = {
     BatchNorm: _batch_norm,
     Conv1d: _padded_apart(nn.Conv1d),
     Conv2d: _padded_apart(nn.Conv2d),
+    ConvTranspose2d: lambda layer, shapes: nn.ConvTranspose2d(**_sizes(layer)),
     GlobalAvgPool: _global_average,
+    GroupNorm: lambda layer, shapes: nn.GroupNorm(layer.groups, layer.channels, layer.epsilon),
     MaxPool1d: _padded_apart(nn.MaxPool1d, -float("inf")),
     MaxPool2d: _padded_apart(nn.MaxPool2d, -float("inf")),
 }
