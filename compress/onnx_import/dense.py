@@ -43,11 +43,6 @@ def matmul(graph: Graph, tensor: str) -> Piece | None:
     weight = graph.fixed(node.input[1])
     if weight is None or weight.ndim != 2:
         return None
-    if len(graph.shape(node.input[0])) > 2:
-        raise RefusalError(
-            f"it multiplies rows of shape {graph.shape(node.input[0])}; a Linear layer "
-            "takes (features,) or (time, features)"
-        )
     return chain(tensor, [node.input[0]], linear(weight.T, bias))
 
 

@@ -17,6 +17,7 @@ from compress.onnx_import import (
     convolution,
     dense,
     elementwise,
+    normalization,
     pooling,
     scaling,
     shape,
@@ -34,6 +35,7 @@ from hlserve.nn.param import Array
 
 # Looked through in this order: what is written out in several operators comes first.
 HANDLERS: tuple[Handler, ...] = (
+    *normalization.HANDLERS,
     *written_out.HANDLERS,
     *activations.HANDLERS,
     *dense.HANDLERS,
