@@ -34,11 +34,6 @@ def dense(graph: Graph, tensor: str) -> Piece | None:
     found = product(graph, tensor)
     if found is None:
         return None
-    if len(graph.shape(found.x)) > 2:
-        raise RefusalError(
-            f"it multiplies rows of shape {graph.shape(found.x)}; a Linear layer "
-            "takes (features,) or (time, features)"
-        )
     return chain(tensor, [found.x], linear(found.weight, found.bias))
 
 

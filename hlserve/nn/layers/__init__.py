@@ -9,10 +9,12 @@ from hlserve.nn.layers.columns import Impute as Impute
 from hlserve.nn.layers.columns import OneHot as OneHot
 from hlserve.nn.layers.conv1d import Conv1d as Conv1d
 from hlserve.nn.layers.conv2d import Conv2d as Conv2d
+from hlserve.nn.layers.conv_transpose import ConvTranspose2d as ConvTranspose2d
 from hlserve.nn.layers.dropout import Dropout as Dropout
 from hlserve.nn.layers.elu import ELU as ELU
 from hlserve.nn.layers.embedding import Embedding as Embedding
 from hlserve.nn.layers.gelu import GELU as GELU
+from hlserve.nn.layers.group_norm import GroupNorm as GroupNorm
 from hlserve.nn.layers.gru import GRU as GRU
 from hlserve.nn.layers.hard_sigmoid import HardSigmoid as HardSigmoid
 from hlserve.nn.layers.hard_swish import HardSwish as HardSwish
@@ -29,6 +31,7 @@ from hlserve.nn.layers.merge import Multiply as Multiply
 from hlserve.nn.layers.multi_head_attention import MultiHeadAttention as MultiHeadAttention
 from hlserve.nn.layers.over_time import MaxOverTime as MaxOverTime
 from hlserve.nn.layers.over_time import MeanOverTime as MeanOverTime
+from hlserve.nn.layers.pad import Pad as Pad
 from hlserve.nn.layers.padding_mask import PaddingMask as PaddingMask
 from hlserve.nn.layers.pool1d import AvgPool1d as AvgPool1d
 from hlserve.nn.layers.pool1d import MaxPool1d as MaxPool1d
@@ -40,6 +43,7 @@ from hlserve.nn.layers.reshape import Reshape as Reshape
 from hlserve.nn.layers.rnn import RNN as RNN
 from hlserve.nn.layers.sigmoid import Sigmoid as Sigmoid
 from hlserve.nn.layers.silu import SiLU as SiLU
+from hlserve.nn.layers.slice import Slice as Slice
 from hlserve.nn.layers.softmax import Softmax as Softmax
 from hlserve.nn.layers.softplus import Softplus as Softplus
 from hlserve.nn.layers.tanh import Tanh as Tanh
@@ -57,6 +61,7 @@ LAYERS = (
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Dropout,
     ELU,
     Embedding,
@@ -64,6 +69,7 @@ LAYERS = (
     GELU,
     GRU,
     GlobalAvgPool,
+    GroupNorm,
     HardSigmoid,
     HardSwish,
     Impute,
@@ -81,6 +87,7 @@ LAYERS = (
     Multiply,
     OneHot,
     PReLU,
+    Pad,
     PaddingMask,
     PositionalEncoding,
     RNN,
@@ -89,6 +96,7 @@ LAYERS = (
     Scale,
     SiLU,
     Sigmoid,
+    Slice,
     Softmax,
     Softplus,
     Standardize,

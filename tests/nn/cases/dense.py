@@ -20,6 +20,8 @@ CASES = (
     Case("affine over time", lambda: Affine(6, axis=1), ((4, 6),)),
     Case("affine over channels", lambda: Affine(4), ((4, 5),)),
     Case("affine image", lambda: Affine(3), ((3, 2, 4),)),
+    Case("linear over places", lambda: Linear(4, 3), ((2, 3, 4),)),
+    Case("layer norm over places", lambda: LayerNorm(4), ((2, 3, 4),)),
     Case("layer norm", lambda: LayerNorm(7), ((7,),)),
     Case("layer norm over time", lambda: LayerNorm(6, 1e-3), ((4, 6),)),
     Case("layer norm over one step", lambda: LayerNorm(5), ((1, 5),)),
