@@ -47,6 +47,10 @@ class Graph:
             name: i for i, n in enumerate(model.graph.node) for name in n.output if name
         }
         self._producers = {name: n for n in model.graph.node for name in n.output if name}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in set(node.input):
+                self._readers.setdefault(name, []).append(node)
         self._n_readers = Counter(name for n in model.graph.node for name in n.input)
         self._n_readers.update(self.outputs)
         self._inputs = frozenset(feeds)
@@ -72,6 +76,10 @@ class Graph:
     def position(self, tensor: str) -> int:
         """Where in the order of operators it is made; -1 for inputs."""
         return self._positions.get(tensor, -1)
+
+    def readers(self, tensor: str) -> tuple[onnx.NodeProto, ...]:
+        """The model's operators that read it."""
+        return tuple(self._readers.get(tensor, ()))
 
     def has_one_reader(self, tensor: str) -> bool:
         """Whether nothing else reads it, the model's caller included."""

@@ -11,7 +11,7 @@ import onnx
 
 from compress.evaluate import fixed_batch
 from compress.export import PARITY_ATOL, PARITY_RTOL, to_onnx
-from compress.model_file import has_subgraphs, is_quantized
+from compress.model_file import has_subgraphs, is_quantized, parameter_count
 from compress.onnx_import import (
     activations,
     attention,
@@ -61,6 +61,7 @@ HANDLERS: tuple[Handler, ...] = (
 )
 
 IMPORT_ROWS = 32  # that an imported network is usually compared on
+_MOST_GROWTH = 1.5  # of the weights; biases of zero are added
 _ROWS_TO_RUN = 5  # shapes and constants need no more
 _DTYPES = ("float32", "int64")  # what a network takes
 
@@ -109,6 +110,7 @@ def import_onnx(
     graph = _looked_at(cleaned, some)
     pieces, left_out = _pieces(graph, judged_output)
     network = _network(graph, session.inputs, pieces)
+    _require_own_weights(model, network)
     return Imported(network, _difference(session, network, feeds), (*notes, *left_out))
 
 
@@ -296,6 +298,20 @@ class _Names:
         self._names[tensor] = f"{kind}_{n}"
         self._taken.add(f"{kind}_{n}")
         return f"{kind}_{n}"
+
+
+def _require_own_weights(model: onnx.ModelProto, network: Network) -> None:
+    """Refuses operators that share their weights, each of which would get its own.
+
+    Raises:
+        NotImportableError: the network is far larger than the file.
+    """
+    before = parameter_count(model)
+    if network.n_parameters > _MOST_GROWTH * before:
+        raise NotImportableError(
+            f"its operators share weights, as steps written out one by one do: the network would "
+            f"hold {network.n_parameters:,} numbers instead of {before:,}"
+        )
 
 
 # ----- whether it answers the same

@@ -9,9 +9,10 @@ import onnx
 
 from compress.model_file import attribute
 from compress.onnx_import.graph import Graph, RefusalError, operand
-from compress.onnx_import.movement import arranged, in_order, origin
+from compress.onnx_import.movement import arranged, in_order, moves, origin
 from compress.onnx_import.piece import Handler, Piece, chain
-from hlserve.nn.layers import GRU, LSTM, RNN, Flatten, Reshape
+from compress.onnx_import.turned import selected
+from hlserve.nn.layers import GRU, LSTM, RNN, Concat, Flatten, Reshape
 from hlserve.nn.param import Array
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -24,19 +25,27 @@ _SEQUENCE_LENS, _FIRST_STATES, _PEEPHOLES = 4, (5, 6), 7  # ONNX's inputs
 
 
 def states(graph: Graph, tensor: str) -> Piece | None:
-    """The states of every step, or the last ones, behind whatever turns their axes."""
+    """The states of every step, the last ones, or some steps, behind whatever turns their axes."""
     found = origin(graph, tensor)
     node = None if found is None else graph.made_by(found.source, *_GATES)
     if node is None or found is None:
         return None
-    shape = graph.shape(tensor)  # refuses rows that are not first
-    x, time = _inputs(graph, node)
-    states = _read(graph, node, found.source, found.places)
-    layer = _layer(graph, node, last_only=states == "last")
-    width = layer.hidden_size * (1 + layer.bidirectional)
-    whole = (width,) if states == "last" else (time, width)
-    after = [] if shape == whole else [Flatten() if len(shape) == 1 else Reshape(shape)]
-    return chain(tensor, [x], layer, *after)
+    after = graph.shape(tensor)  # refuses rows that are not first
+    forms = _forms(graph, node, found.source)
+    names = {kind: arranged(graph, found.source, places) for kind, places in forms.items()}
+    for kind, name in names.items():
+        if name == tensor:
+            part = _last(graph, node, tensor) if kind == "last" else None
+            layer = _layer(graph, node, last_only=kind == "last")
+            return part or chain(tensor, [_input(graph, node)], layer)
+    for kind, places in forms.items():
+        if np.array_equal(found.places.reshape(-1), places.reshape(-1)):
+            if (graph.n, *after) == places.shape:
+                return Piece((names[kind],))
+            return chain(tensor, [names[kind]], Flatten() if len(after) == 1 else Reshape(after))
+    if "all" not in names:
+        raise RefusalError("of its last states only a part is read, or in another order")
+    return selected(graph, tensor, names["all"], _within(forms["all"], found.places))
 
 
 HANDLERS: tuple[Handler, ...] = (states,)
@@ -45,36 +54,71 @@ HANDLERS: tuple[Handler, ...] = (states,)
 # ----- below
 
 
-def _read(graph: Graph, node: onnx.NodeProto, output: str, places: Array) -> str:
-    """What is read of an output: ``all`` states or the ``last`` ones.
-
-    Raises:
-        RefusalError: something else.
-    """
+def _forms(graph: Graph, node: onnx.NodeProto, output: str) -> dict[str, Array]:
+    """The places of ``all`` states (rows, time, features) and of the ``last`` (rows, features)."""
     which, shape = list(node.output).index(output), graph.value(output).shape
     every = in_order(shape)
     if which == 0:  # (time, directions, rows, hidden)
-        forms = {"all": every.transpose(2, 0, 1, 3), "last": _ends(every).transpose(1, 0, 2)}
-    elif which == 1:  # (directions, rows, hidden)
-        forms = {"last": every.transpose(1, 0, 2)}
-    else:
-        raise RefusalError("its third output, the last cell states")
-    for name, form in forms.items():
-        if np.array_equal(places.reshape(-1), form.reshape(-1)):
-            return name
-    raise RefusalError(
-        f"of its states {shape} only a part is read, or in another order; there are layers for "
-        "the states of all steps and for the last one of each direction"
+        time, directions, rows, hidden = shape
+        ends = np.stack([every[-1 if d == 0 else 0, d] for d in range(directions)], axis=1)
+        return {
+            "all": every.transpose(2, 0, 1, 3).reshape(rows, time, directions * hidden),
+            "last": ends.reshape(rows, directions * hidden),
+        }
+    if which == 1:  # (directions, rows, hidden)
+        return {"last": every.transpose(1, 0, 2).reshape(shape[1], -1)}
+    raise RefusalError("its third output, the last cell states")
+
+
+def _within(places: Array, wanted: Array) -> Array:
+    """The places of numbers in a tensor that holds all of a source, in another order."""
+    where = np.empty(places.size, np.int64)
+    where[places.reshape(-1)] = np.arange(places.size)
+    return where[wanted]
+
+
+def _is_read_by_steps(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether somebody reads all its states, so that the last ones are found among these."""
+    ends, ahead = set[str](), [name for name in node.output[:2] if name]
+    while ahead:
+        name = ahead.pop()
+        for reader in graph.readers(name):
+            if not any(map(graph.holds_numbers, reader.output)):
+                continue  # it looks at the shape
+            moved = [made for made in reader.output if made and moves(graph, made)]
+            ahead.extend(moved)
+            if not moved:
+                ends.add(name)
+    kinds = [origin(graph, name) for name in ends]
+    forms = {name: _forms(graph, node, name) for name in node.output[:2] if name}
+    return len(ends) > 1 and any(
+        found is not None
+        and not np.array_equal(found.places.reshape(-1), forms[found.source]["last"].reshape(-1))
+        for found in kinds
     )
 
 
-def _ends(every: Array) -> Array:
-    """Of (time, directions, ...) what each direction ends with."""
-    return np.stack([every[-1 if d == 0 else 0, d] for d in range(every.shape[1])])
+def _last(graph: Graph, node: onnx.NodeProto, tensor: str) -> Piece | None:
+    """The last states where others read these too; None where a layer gives them alone."""
+    first = node.output[0]
+    if not first or not graph.readers(first):
+        return None
+    forms = _forms(graph, node, first)
+    name = arranged(graph, first, forms["last"])
+    if name != tensor:
+        return Piece((name,))
+    if not _is_read_by_steps(graph, node):
+        return None
+    directions, hidden = graph.value(first).shape[1], graph.value(first).shape[3]
+    ends = [forms["last"][:, d * hidden : (d + 1) * hidden] for d in range(directions)]
+    if directions > 1:
+        return chain(tensor, [arranged(graph, first, places) for places in ends], Concat(0))
+    source = arranged(graph, first, forms["all"])
+    return selected(graph, tensor, source, _within(forms["all"], ends[0]))
 
 
-def _inputs(graph: Graph, node: onnx.NodeProto) -> tuple[str, int]:
-    """The name of the sequences, rows first, and how many steps they have."""
+def _input(graph: Graph, node: onnx.NodeProto) -> str:
+    """The name of the sequences, rows first."""
     shape = graph.value(node.input[0]).shape
     if attribute(node, "layout", 0):
         raise RefusalError("its layout is 1, which ONNX Runtime does not run")
@@ -83,8 +127,7 @@ def _inputs(graph: Graph, node: onnx.NodeProto) -> tuple[str, int]:
             f"it walks over the first axis of {shape}, which are the rows; rows must come first "
             "(PyTorch: batch_first=True)"
         )
-    x = arranged(graph, node.input[0], in_order(shape).transpose(1, 0, 2))
-    return x, shape[0]
+    return arranged(graph, node.input[0], in_order(shape).transpose(1, 0, 2))
 
 
 def _layer(graph: Graph, node: onnx.NodeProto, *, last_only: bool) -> LSTM | GRU | RNN:
