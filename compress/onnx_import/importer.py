@@ -23,6 +23,7 @@ from compress.onnx_import import (
     over_time,
     pooling,
     preprocessing,
+    probabilities,
     recurrent,
     scaling,
     shape,
@@ -46,6 +47,7 @@ HANDLERS: tuple[Handler, ...] = (
     *turned.HANDLERS,
     *attention.HANDLERS,
     *words.HANDLERS,
+    *probabilities.HANDLERS,
     *masks.HANDLERS,
     *over_time.HANDLERS,
     *normalization.HANDLERS,
@@ -87,7 +89,11 @@ class Imported:
 
 
 def import_onnx(
-    model: onnx.ModelProto, feeds: Mapping[str, Array], *, judged_output: str | None = None
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Array],
+    *,
+    judged_output: str | None = None,
+    labels: Array | None = None,
 ) -> Imported:
     """A trainable network with the model's weights that answers what the model answers.
 
@@ -96,6 +102,7 @@ def import_onnx(
         feeds: real rows, (rows, ...) by input name, of the types that the model takes. Shapes
             are found on a few of them, answers compared on all.
         judged_output: the only output to import; None takes all that can be imported.
+        labels: of any rows; they tell what numbers mean that no Softmax is behind.
 
     Raises:
         NotImportableError: something in the model has no layer; names every such node.
@@ -111,6 +118,7 @@ def import_onnx(
     pieces, left_out = _pieces(graph, judged_output)
     network = _network(graph, session.inputs, pieces)
     _require_own_weights(model, network)
+    network.task = network.task or _told_by(labels, network)
     return Imported(network, _difference(session, network, feeds), (*notes, *left_out))
 
 
@@ -276,6 +284,18 @@ def _task(nodes: Sequence[Node], outputs: Mapping[str, str]) -> Task | None:
     last = {node.name: node.layer for node in nodes}
     layers = [last.get(name) for name in outputs.values()]
     return "classification" if len(layers) == 1 and isinstance(layers[0], Softmax) else None
+
+
+def _told_by(labels: Array | None, network: Network) -> Task | None:
+    """What the numbers of the only output mean."""
+    if labels is None or len(network.outputs) > 1:
+        return None
+    (last,) = network.outputs.values()
+    shape = network.shapes[last]
+    if labels.dtype.kind not in "iub" or labels.ndim != 1 or len(shape) != 1:
+        return "regression" if labels.shape[1:] == shape else None
+    are_classes = shape[0] > 1 and labels.min() >= 0 and labels.max() < shape[0]
+    return "classification" if are_classes else None
 
 
 class _Names:

@@ -228,3 +228,17 @@ def test_an_imported_network_is_pruned_and_trained_again_on_labels(trained_mlp, 
     theirs = onnx.load_model_from_string(found.best.candidate.model).graph
     assert [v.name for v in theirs.input] == [v.name for v in model.graph.input]
     assert [v.name for v in theirs.output] == [v.name for v in model.graph.output]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (np.array([0, 3, 1]), "classification"),
+        (np.array([0, 4, 1]), None),
+        (np.zeros((3, 4), np.float32), "regression"),
+        (None, None),
+    ],
+)
+def test_labels_tell_what_numbers_without_a_softmax_mean(labels, task):
+    model = parsed("y = Gemm(x, w, b)")
+    assert import_onnx(model, rows_for(model), labels=labels).network.task == task
