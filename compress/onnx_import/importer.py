@@ -18,6 +18,7 @@ from compress.onnx_import import (
     convolution,
     dense,
     elementwise,
+    labels,
     masks,
     normalization,
     over_time,
@@ -43,6 +44,7 @@ from hlserve.nn.param import Array
 
 # Looked through in this order: what is written out in several operators comes first.
 HANDLERS: tuple[Handler, ...] = (
+    *labels.HANDLERS,
     *recurrent.HANDLERS,
     *turned.HANDLERS,
     *attention.HANDLERS,
@@ -118,7 +120,7 @@ def import_onnx(
     pieces, left_out = _pieces(graph, judged_output)
     network = _network(graph, session.inputs, pieces)
     _require_own_weights(model, network)
-    network.task = network.task or _told_by(labels, network)
+    network.task = _task(network, labels)
     return Imported(network, _difference(session, network, feeds), (*notes, *left_out))
 
 
@@ -180,12 +182,18 @@ def _pieces(
     """For every output that can be imported its pieces by tensor; and what is said of others."""
     if judged is not None and judged not in graph.outputs:
         raise ConfigError(f"the model has no output {judged!r}; it has {list(graph.outputs)}")
-    wanted = graph.outputs if judged is None else (judged,)
+    wanted = tuple(
+        output
+        for output in graph.outputs
+        if judged in (None, output) or graph.value(output).dtype == np.int64
+    )
     plans = {output: _plan(graph, output) for output in wanted}
     possible = {output: pieces for output, (pieces, blocked) in plans.items() if not blocked}
     everything = {str(b): b for _, blocked in plans.values() for b in blocked}
-    if not possible:
-        raise NotImportableError(_listed(list(everything.values())))
+    if all(graph.value(output).dtype == np.int64 for output in possible):
+        raise NotImportableError(
+            _listed(list(everything.values())) if everything else "it answers labels alone"
+        )
     notes = [
         f"output {output!r} was left out: {_listed(blocked)}"
         for output, (_, blocked) in plans.items()
@@ -275,23 +283,25 @@ def _network(
     ]
     outputs = {output: names.of(output) for output in plans}
     try:
-        return Network(inputs, nodes, outputs, task=_task(nodes, outputs))
+        return Network(inputs, nodes, outputs)
     except ConfigError as error:
         raise NotImportableError(f"its layers do not fit together: {error}") from error
 
 
-def _task(nodes: Sequence[Node], outputs: Mapping[str, str]) -> Task | None:
-    last = {node.name: node.layer for node in nodes}
-    layers = [last.get(name) for name in outputs.values()]
-    return "classification" if len(layers) == 1 and isinstance(layers[0], Softmax) else None
-
-
-def _told_by(labels: Array | None, network: Network) -> Task | None:
-    """What the numbers of the only output mean."""
-    if labels is None or len(network.outputs) > 1:
+def _task(network: Network, labels: Array | None) -> Task | None:
+    """What the numbers mean, as the layer behind them or labels tell."""
+    numbers = [
+        node
+        for node in map(network.node, network.outputs.values())
+        if node.layer.output_dtype == "float32"
+    ]
+    if len(numbers) != 1:
         return None
-    (last,) = network.outputs.values()
-    shape = network.shapes[last]
+    shape = network.shapes[numbers[0].name]
+    if isinstance(numbers[0].layer, Softmax):
+        return "classification"
+    if labels is None:
+        return None
     if labels.dtype.kind not in "iub" or labels.ndim != 1 or len(shape) != 1:
         return "regression" if labels.shape[1:] == shape else None
     are_classes = shape[0] > 1 and labels.min() >= 0 and labels.max() < shape[0]

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
-from compress.onnx_import import import_onnx
+from compress.onnx_import import NotImportableError, import_onnx
 from hlserve.errors import ModelFileError
 from hlserve.nn.layers import Linear, Softmax, Standardize
 
@@ -101,7 +101,7 @@ def _finished(nodes, weights, model, inner, *, zipped):
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
-@pytest.mark.parametrize("names", [[0, 1, 2], ["a", "b", "c"], [0, 1], ["no", "yes"]])
+@pytest.mark.parametrize("names", [[1, 2, 3], ["a", "b", "c"], ["no", "yes"]])
 def test_the_probabilities_of_a_pipeline_are_imported_and_its_labels_left_out(names, activation):
     scaler, model, x = fitted(len(names), names, activation)
     found = import_onnx(as_onnx(scaler, model), {"X": x})
@@ -115,6 +115,26 @@ def test_the_probabilities_of_a_pipeline_are_imported_and_its_labels_left_out(na
     wanted = model.predict_proba(scaler.transform(x))
     answers = found.network.predict({"X": x})["probabilities"]
     np.testing.assert_allclose(answers, wanted, atol=1e-5)  # theirs in float64
+
+
+@pytest.mark.parametrize("judged", [None, "probabilities"])
+@pytest.mark.parametrize("names", [[0, 1], [0, 1, 2]])
+def test_labels_that_are_numbers_from_0_come_along(names, judged):
+    scaler, model, x = fitted(len(names), names)
+    found = import_onnx(as_onnx(scaler, model), {"X": x}, judged_output=judged)
+    assert list(found.network.outputs) == ["label", "probabilities"]
+    assert found.network.task == "classification"
+    labels = found.network.predict({"X": x})["label"]
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, model.predict(scaler.transform(x)))
+
+
+def test_labels_alone_are_nothing_to_train():
+    scaler, model, x = fitted(3, [0, 1, 2])
+    graph = as_onnx(scaler, model)
+    del graph.graph.output[1]
+    with pytest.raises(NotImportableError, match="labels alone"):
+        import_onnx(graph, {"X": x})
 
 
 def test_probabilities_in_a_map_are_refused_with_the_way_out():

@@ -22,6 +22,7 @@ from hlserve.nn.layers import (
     RNN,
     Add,
     Affine,
+    ArgMax,
     AvgPool1d,
     AvgPool2d,
     BatchNorm,
@@ -139,7 +140,7 @@ def test_the_output_has_the_promised_shape_and_dtype(case: Case) -> None:
     network = case.network()
     y = network.predict(case.rows(3))["y"]
     assert y.shape == (3, *network.shapes["layer"])
-    assert y.dtype == np.float32
+    assert y.dtype == network.node("layer").layer.output_dtype
 
 
 @every_case
@@ -482,6 +483,7 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
         (Multiply(2), ((3, 4), (3,)), r"gates of \(channels,\) for rows of 3 axes"),
         (Multiply(), ((3, 4), (3,)), "of the same shape"),
         (Concat(1), ((3, 4), (2, 4)), "differ along axis 1 alone"),
+        (ArgMax(), ((2, 3),), r"ArgMax expects .*\(features,\), got \(2, 3\)"),
         (LogSoftmax(), ((2, 3),), r"LogSoftmax expects .*\(features,\), got \(2, 3\)"),
         (Affine(3), ((4,),), r"3 channels on axis 0, got \(4,\)"),
         (GroupNorm(1, 3), ((3,),), r"GroupNorm expects .*got \(3,\)"),

@@ -1,6 +1,7 @@
 """The layers, one family a file; LAYERS lists every class that a network may hold."""
 
 from hlserve.nn.layers.affine import Affine as Affine
+from hlserve.nn.layers.arg_max import ArgMax as ArgMax
 from hlserve.nn.layers.average_pool import AvgPool2d as AvgPool2d
 from hlserve.nn.layers.average_pool import GlobalAvgPool as GlobalAvgPool
 from hlserve.nn.layers.batch_norm import BatchNorm as BatchNorm
@@ -54,6 +55,7 @@ from hlserve.nn.preprocessing import Standardize as Standardize
 LAYERS = (
     Add,
     Affine,
+    ArgMax,
     AvgPool1d,
     AvgPool2d,
     BatchNorm,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hlserve.nn.layers import (
     ELU,
     GELU,
+    ArgMax,
     Clip,
     Dropout,
     HardSigmoid,
@@ -57,6 +58,7 @@ CASES = (
     Case("tanh", lambda: Tanh(), ((9,),)),
     Case("sigmoid", lambda: Sigmoid(), ((2, 3, 4),)),
     Case("softmax", lambda: Softmax(), ((6,),)),
+    Case("arg max", lambda: ArgMax(), ((6,),)),
     Case("log softmax", lambda: LogSoftmax(), ((6,),)),
     Case("dropout", lambda: Dropout(0.4), ((9,),)),
     Case("dropout image", lambda: Dropout(0.25), ((2, 3, 4),)),
