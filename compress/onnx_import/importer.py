@@ -23,6 +23,7 @@ from compress.onnx_import import (
     shape,
     written_out,
 )
+from compress.onnx_import.detours import without_detours
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece
 from compress.session import Port, Session
@@ -246,7 +247,8 @@ def _network(
     ]
     outputs = {output: names.of(output) for output in plans}
     try:
-        return Network(inputs, nodes, outputs, task=_task(nodes, outputs))
+        network = Network(inputs, nodes, outputs, task=_task(nodes, outputs))
+        return without_detours(network)
     except ConfigError as error:
         raise NotImportableError(f"its layers do not fit together: {error}") from error
 
