@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
+from math import prod
 
 import numpy as np
 import onnx
 
 from compress.evaluate import fixed_batch
 from compress.export import PARITY_ATOL, PARITY_RTOL, to_onnx
-from compress.model_file import has_subgraphs, is_quantized, parameter_count
+from compress.integrity import tensors
+from compress.model_file import has_subgraphs, is_quantized
 from compress.onnx_import import (
     activations,
     attention,
@@ -32,6 +34,7 @@ from compress.onnx_import import (
     words,
     written_out,
 )
+from compress.onnx_import.detours import without_detours
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece
 from compress.session import Port, Session
@@ -65,7 +68,7 @@ HANDLERS: tuple[Handler, ...] = (
 )
 
 IMPORT_ROWS = 32  # that an imported network is usually compared on
-_MOST_GROWTH = 1.5  # of the weights; biases of zero are added
+_MOST_GROWTH = 1.5  # of the matrices; halves of zeros may be added
 _ROWS_TO_RUN = 5  # shapes and constants need no more
 _DTYPES = ("float32", "int64")  # what a network takes
 
@@ -283,7 +286,7 @@ def _network(
     ]
     outputs = {output: names.of(output) for output in plans}
     try:
-        return Network(inputs, nodes, outputs)
+        return without_detours(Network(inputs, nodes, outputs))
     except ConfigError as error:
         raise NotImportableError(f"its layers do not fit together: {error}") from error
 
@@ -336,11 +339,13 @@ def _require_own_weights(model: onnx.ModelProto, network: Network) -> None:
     Raises:
         NotImportableError: the network is far larger than the file.
     """
-    before = parameter_count(model)
-    if network.n_parameters > _MOST_GROWTH * before:
+    before = sum(prod(tensor.dims) for tensor in tensors(model) if len(tensor.dims) > 1)
+    values = (param.value for param in network.params().values())
+    after = sum(value.size for value in values if value.ndim > 1)
+    if 0 < _MOST_GROWTH * before < after:
         raise NotImportableError(
-            f"its operators share weights, as steps written out one by one do: the network would "
-            f"hold {network.n_parameters:,} numbers instead of {before:,}"
+            "its operators share weights, as steps written out one by one do: the network would "
+            f"hold {after:,} numbers in matrices instead of {before:,}"
         )
 
 

@@ -87,8 +87,10 @@ def _pool(
 def _average(graph: Graph, tensor: str, node: onnx.NodeProto, kernel: tuple[int, ...]) -> Piece:
     counts_padding = bool(attribute(node, "count_include_pad", 0))
     plain = geometry(graph, node, kernel, fill=None)
-    if attribute(node, "ceil_mode", 0) and counts_padding and any(plain.pads):
-        raise RefusalError("a mean that counts some of its padding and not the rest (ceil_mode)")
+    if attribute(node, "ceil_mode", 0) and counts_padding:
+        if any(attribute(node, "pads", ())):
+            raise RefusalError("a mean that counts some of its padding, not the rest (ceil_mode)")
+        counts_padding = False  # what lies over the edge is no padding and never counts
     is_padded_before = padding_before(graph, node.input[0], 0.0) is not None
     if is_padded_before and (counts_padding or not any(plain.pads)):
         plain, counts_padding = geometry(graph, node, kernel), True

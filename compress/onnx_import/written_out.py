@@ -24,10 +24,19 @@ from hlserve.nn.layers import GELU, HardSigmoid, HardSwish, SiLU, Softplus
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
 
-_ENDS = ("Add", "Clip", "Div", "Log", "Min", "Mul")  # what such functions are written to end with
+_ENDS = (
+    "Add",
+    "Clip",
+    "Div",
+    "Log",
+    "Min",
+    "Mul",
+    "Where",
+)  # what such functions are written to end with
 _WITHIN = (
-    *(*_ENDS, "Erf", "Exp", "HardSigmoid", "Identity", "Max", "Neg", "Pow", "Reciprocal", "Relu"),
-    *("Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh"),
+    *(*_ENDS, "Erf", "Exp", "Greater", "GreaterOrEqual", "HardSigmoid", "Identity", "Less"),
+    *("LessOrEqual", "Max", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt"),
+    *("Sub", "Tanh"),
 )
 _MOST_NODES = 12  # the longest, GELU by tanh, takes 9
 
