@@ -360,7 +360,7 @@ def _imported(
     """The graph as a network, or why it cannot be one."""
     feeds = bind_rows(session, train.take(slice(0, IMPORT_ROWS)))
     try:
-        found = import_onnx(graph, feeds, judged_output=wishes.output)
+        found = import_onnx(graph, feeds, judged_output=wishes.output, labels=train.y)
     except NotImportableError as error:
         notes.append(f"the file cannot be trained, only quantized: {error}")
         return None, str(error)

@@ -193,5 +193,8 @@ def _options(threads: int = 1) -> Any:
 
 def _port(entry: Any) -> Port:
     if entry.type not in _DTYPES:
-        raise ModelFileError(f"{entry.name!r} has type {entry.type}; only tensors are handled")
+        way_out = "; leave ZipMap out (skl2onnx: zipmap=False)" if "map(" in entry.type else ""
+        raise ModelFileError(
+            f"{entry.name!r} has type {entry.type}; only tensors are handled{way_out}"
+        )
     return Port(entry.name, _DTYPES[entry.type], tuple(entry.shape))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 
@@ -12,13 +14,54 @@ from hlserve.nn.layers import Linear
 from hlserve.nn.param import Array
 
 
-def gemm(graph: Graph, tensor: str) -> Piece | None:
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What a fully connected layer reads and holds.
+
+    Attributes:
+        x: the name of what is multiplied.
+        weight: (out, in).
+        bias: (out,) or None.
+    """
+
+    x: str
+    weight: Array
+    bias: Array | None
+
+
+def dense(graph: Graph, tensor: str) -> Piece | None:
+    """W x + b, of vectors and of sequences."""
+    found = product(graph, tensor)
+    if found is None:
+        return None
+    return chain(tensor, [found.x], linear(found.weight, found.bias))
+
+
+def product(graph: Graph, tensor: str) -> Product | None:
+    """Of a Gemm, or a MatMul and what is added to it."""
+    return _gemm(graph, tensor) or _matmul(graph, tensor)
+
+
+def linear(weight: Array, bias: Array | None) -> Linear:
+    """The layer of a weight (out, in) and a bias (out,) or none."""
+    arrays = {"weight": np.ascontiguousarray(weight, np.float32)}
+    if bias is not None:
+        arrays["bias"] = np.ascontiguousarray(bias, np.float32)
+    return Linear(weight.shape[1], weight.shape[0], bias is not None).with_arrays(arrays)
+
+
+HANDLERS: tuple[Handler, ...] = (dense,)
+
+
+# ----- below
+
+
+def _gemm(graph: Graph, tensor: str) -> Product | None:
     """Alpha x W^T + beta c, the scalars taken into the weights."""
     node = graph.made_by(tensor, "Gemm")
     if node is None:
         return None
-    x, weight = node.input[0], graph.fixed(node.input[1])
-    offset = operand(node, 2)
+    weight, offset = graph.fixed(node.input[1]), operand(node, 2)
     bias = graph.fixed(offset) if offset else None
     if weight is None or (offset and bias is None) or attribute(node, "transA", 0):
         raise RefusalError("its weights are computed from the rows")
@@ -27,11 +70,10 @@ def gemm(graph: Graph, tensor: str) -> Piece | None:
     weight = weight * attribute(node, "alpha", 1.0)
     if bias is not None:
         bias = _vector(bias * attribute(node, "beta", 1.0), len(weight))
-    return chain(tensor, [x], linear(weight, bias))
+    return Product(node.input[0], weight, bias)
 
 
-def matmul(graph: Graph, tensor: str) -> Piece | None:
-    """X W, of vectors and of sequences, and what is added to it."""
+def _matmul(graph: Graph, tensor: str) -> Product | None:
     node, bias = graph.made_by(tensor, "MatMul"), None
     if node is None:
         added = graph.made_by(tensor, "Add")
@@ -43,26 +85,7 @@ def matmul(graph: Graph, tensor: str) -> Piece | None:
     weight = graph.fixed(node.input[1])
     if weight is None or weight.ndim != 2:
         return None
-    if len(graph.shape(node.input[0])) > 2:
-        raise RefusalError(
-            f"it multiplies rows of shape {graph.shape(node.input[0])}; a Linear layer "
-            "takes (features,) or (time, features)"
-        )
-    return chain(tensor, [node.input[0]], linear(weight.T, bias))
-
-
-def linear(weight: Array, bias: Array | None) -> Linear:
-    """The layer of a weight (out, in) and a bias (out,) or none."""
-    arrays = {"weight": np.ascontiguousarray(weight, np.float32)}
-    if bias is not None:
-        arrays["bias"] = np.ascontiguousarray(bias, np.float32)
-    return Linear(weight.shape[1], weight.shape[0], bias is not None).with_arrays(arrays)
-
-
-HANDLERS: tuple[Handler, ...] = (gemm, matmul)
-
-
-# ----- below
+    return Product(node.input[0], weight.T, bias)
 
 
 def _biased(graph: Graph, a: str, b: str) -> tuple[onnx.NodeProto | None, Array | None]:

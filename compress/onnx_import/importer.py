@@ -5,22 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
+from math import prod
 
 import numpy as np
 import onnx
 
 from compress.evaluate import fixed_batch
 from compress.export import PARITY_ATOL, PARITY_RTOL, to_onnx
+from compress.integrity import tensors
 from compress.model_file import has_subgraphs, is_quantized
 from compress.onnx_import import (
     activations,
+    attention,
     convolution,
     dense,
     elementwise,
+    labels,
+    masks,
+    normalization,
+    over_time,
     pooling,
+    preprocessing,
+    probabilities,
+    recurrent,
     scaling,
     shape,
+    turned,
+    words,
+    written_out,
 )
+from compress.onnx_import.detours import without_detours
 from compress.onnx_import.graph import Graph, RefusalError
 from compress.onnx_import.piece import Handler, Piece
 from compress.session import Port, Session
@@ -33,16 +47,28 @@ from hlserve.nn.param import Array
 
 # Looked through in this order: what is written out in several operators comes first.
 HANDLERS: tuple[Handler, ...] = (
+    *labels.HANDLERS,
+    *recurrent.HANDLERS,
+    *turned.HANDLERS,
+    *attention.HANDLERS,
+    *words.HANDLERS,
+    *probabilities.HANDLERS,
+    *masks.HANDLERS,
+    *over_time.HANDLERS,
+    *normalization.HANDLERS,
+    *written_out.HANDLERS,
     *activations.HANDLERS,
     *dense.HANDLERS,
     *convolution.HANDLERS,
     *elementwise.HANDLERS,
     *pooling.HANDLERS,
     *scaling.HANDLERS,
+    *preprocessing.HANDLERS,
     *shape.HANDLERS,
 )
 
 IMPORT_ROWS = 32  # that an imported network is usually compared on
+_MOST_GROWTH = 1.5  # of the matrices; halves of zeros may be added
 _ROWS_TO_RUN = 5  # shapes and constants need no more
 _DTYPES = ("float32", "int64")  # what a network takes
 
@@ -68,7 +94,11 @@ class Imported:
 
 
 def import_onnx(
-    model: onnx.ModelProto, feeds: Mapping[str, Array], *, judged_output: str | None = None
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Array],
+    *,
+    judged_output: str | None = None,
+    labels: Array | None = None,
 ) -> Imported:
     """A trainable network with the model's weights that answers what the model answers.
 
@@ -77,6 +107,7 @@ def import_onnx(
         feeds: real rows, (rows, ...) by input name, of the types that the model takes. Shapes
             are found on a few of them, answers compared on all.
         judged_output: the only output to import; None takes all that can be imported.
+        labels: of any rows; they tell what numbers mean that no Softmax is behind.
 
     Raises:
         NotImportableError: something in the model has no layer; names every such node.
@@ -91,6 +122,8 @@ def import_onnx(
     graph = _looked_at(cleaned, some)
     pieces, left_out = _pieces(graph, judged_output)
     network = _network(graph, session.inputs, pieces)
+    _require_own_weights(model, network)
+    network.task = _task(network, labels)
     return Imported(network, _difference(session, network, feeds), (*notes, *left_out))
 
 
@@ -152,12 +185,18 @@ def _pieces(
     """For every output that can be imported its pieces by tensor; and what is said of others."""
     if judged is not None and judged not in graph.outputs:
         raise ConfigError(f"the model has no output {judged!r}; it has {list(graph.outputs)}")
-    wanted = graph.outputs if judged is None else (judged,)
+    wanted = tuple(
+        output
+        for output in graph.outputs
+        if judged in (None, output) or graph.value(output).dtype == np.int64
+    )
     plans = {output: _plan(graph, output) for output in wanted}
     possible = {output: pieces for output, (pieces, blocked) in plans.items() if not blocked}
     everything = {str(b): b for _, blocked in plans.values() for b in blocked}
-    if not possible:
-        raise NotImportableError(_listed(list(everything.values())))
+    if all(graph.value(output).dtype == np.int64 for output in possible):
+        raise NotImportableError(
+            _listed(list(everything.values())) if everything else "it answers labels alone"
+        )
     notes = [
         f"output {output!r} was left out: {_listed(blocked)}"
         for output, (_, blocked) in plans.items()
@@ -178,6 +217,11 @@ def _plan(graph: Graph, output: str) -> tuple[dict[str, Piece], list[_Blocked]]:
     """The pieces of all tensors that an output needs, and the nodes that have none."""
     pieces: dict[str, Piece] = {}
     blocked: list[_Blocked] = []
+    try:
+        graph.shape(output)
+    except RefusalError as error:
+        made = graph.producer(output) or onnx.NodeProto(name=output, op_type="output")
+        return pieces, [_Blocked(made, str(error))]
     seen: set[str] = set()
     ahead = [output]
     while ahead:
@@ -200,7 +244,7 @@ def _piece(graph: Graph, tensor: str) -> Piece | _Blocked:
     if node is None:
         constant = onnx.NodeProto(name=tensor, op_type="initializer")
         return _Blocked(constant, "a constant where an activation is expected")
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in ("", "ai.onnx", preprocessing.DOMAIN):
         return _Blocked(node, f"an operator of the domain {node.domain!r}")
     try:
         for handler in HANDLERS:
@@ -242,15 +286,29 @@ def _network(
     ]
     outputs = {output: names.of(output) for output in plans}
     try:
-        return Network(inputs, nodes, outputs, task=_task(nodes, outputs))
+        return without_detours(Network(inputs, nodes, outputs))
     except ConfigError as error:
         raise NotImportableError(f"its layers do not fit together: {error}") from error
 
 
-def _task(nodes: Sequence[Node], outputs: Mapping[str, str]) -> Task | None:
-    last = {node.name: node.layer for node in nodes}
-    layers = [last.get(name) for name in outputs.values()]
-    return "classification" if len(layers) == 1 and isinstance(layers[0], Softmax) else None
+def _task(network: Network, labels: Array | None) -> Task | None:
+    """What the numbers mean, as the layer behind them or labels tell."""
+    numbers = [
+        node
+        for node in map(network.node, network.outputs.values())
+        if node.layer.output_dtype == "float32"
+    ]
+    if len(numbers) != 1:
+        return None
+    shape = network.shapes[numbers[0].name]
+    if isinstance(numbers[0].layer, Softmax):
+        return "classification"
+    if labels is None:
+        return None
+    if labels.dtype.kind not in "iub" or labels.ndim != 1 or len(shape) != 1:
+        return "regression" if labels.shape[1:] == shape else None
+    are_classes = shape[0] > 1 and labels.min() >= 0 and labels.max() < shape[0]
+    return "classification" if are_classes else None
 
 
 class _Names:
@@ -273,6 +331,22 @@ class _Names:
         self._names[tensor] = f"{kind}_{n}"
         self._taken.add(f"{kind}_{n}")
         return f"{kind}_{n}"
+
+
+def _require_own_weights(model: onnx.ModelProto, network: Network) -> None:
+    """Refuses operators that share their weights, each of which would get its own.
+
+    Raises:
+        NotImportableError: the network is far larger than the file.
+    """
+    before = sum(prod(tensor.dims) for tensor in tensors(model) if len(tensor.dims) > 1)
+    values = (param.value for param in network.params().values())
+    after = sum(value.size for value in values if value.ndim > 1)
+    if 0 < _MOST_GROWTH * before < after:
+        raise NotImportableError(
+            "its operators share weights, as steps written out one by one do: the network would "
+            f"hold {after:,} numbers in matrices instead of {before:,}"
+        )
 
 
 # ----- whether it answers the same

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import onnx
 
 from compress.model_file import attribute
+from compress.onnx_import.geometry import Geometry, geometry, padding_before
 from compress.onnx_import.graph import Graph, RefusalError, operand
 from compress.onnx_import.piece import Handler, Piece, chain
 from hlserve.nn.layer import Layer
 from hlserve.nn.layers import (
     AvgPool1d,
     AvgPool2d,
+    Flatten,
     GlobalAvgPool,
     MaxPool1d,
     MaxPool2d,
+    MeanOverTime,
     Reshape,
+    Transpose,
 )
 
 
@@ -28,53 +31,78 @@ def windows(graph: Graph, tensor: str) -> Piece | None:
     if node.output[0] != tensor:
         raise RefusalError("its second output, the places of the largest values")
     kernel = tuple(attribute(node, "kernel_shape", ()))
-    n_axes = len(kernel)
-    stride = tuple(attribute(node, "strides", [1] * n_axes))
-    pads = tuple(attribute(node, "pads", [0] * 2 * n_axes))
-    _require_plain(node, n_axes, pads)
-    is_mean = node.op_type == "AveragePool"
-    if is_mean and any(pads) and not attribute(node, "count_include_pad", 0):
-        raise RefusalError("a mean that leaves its padding out")
-    layer: Layer
-    if n_axes == 1:
-        layer = (AvgPool1d if is_mean else MaxPool1d)(kernel[0], stride[0], pads[0])
-    else:
-        layer = (AvgPool2d if is_mean else MaxPool2d)(kernel, stride, pads[:2])
-    return chain(tensor, [node.input[0]], layer)
+    if set(attribute(node, "dilations", [1])) != {1}:
+        raise RefusalError("windows that have holes")
+    if node.op_type == "MaxPool":
+        found = geometry(graph, node, kernel, fill=-np.inf)
+        return chain(tensor, [found.source], _pool(found, MaxPool1d, MaxPool2d))
+    return _average(graph, tensor, node, kernel)
 
 
-def means(graph: Graph, tensor: str) -> Piece | None:
-    """The mean of every channel over all its places."""
-    node = graph.made_by(tensor, "GlobalAveragePool", "ReduceMean")
+def over_places(graph: Graph, tensor: str) -> Piece | None:
+    """The mean or the largest value of every channel over all its places."""
+    node = graph.made_by(tensor, "GlobalAveragePool", "ReduceMean", "GlobalMaxPool", "ReduceMax")
     if node is None:
         return None
     before, after = graph.shape(node.input[0]), graph.shape(tensor)
-    if node.op_type == "ReduceMean" and not _is_over_places(graph, node, len(before) + 1):
-        raise RefusalError("a mean over other axes than all places of a channel")
-    last = [] if len(after) == 1 else [Reshape((-1, *after[1:]))]
-    return chain(tensor, [node.input[0]], GlobalAvgPool(), *last)
+    axes = list(range(1, len(before)))
+    if node.op_type.startswith("Reduce"):
+        axes = _reduced(graph, node, len(before))
+    if not axes or min(axes) < 0:
+        raise RefusalError("it reduces over rows, or over nothing")
+    kept = [axis for axis in range(len(before)) if axis not in axes]
+    if len(kept) != 1 or len(axes) not in (1, 2):
+        raise RefusalError(f"it reduces axes {axes} of rows {before}; one of two or three may stay")
+    is_mean = node.op_type in ("GlobalAveragePool", "ReduceMean")
+    turned = [] if kept == [0] else [Transpose((kept[0], *axes))]
+    layers: list[Layer]
+    if is_mean:
+        layers = [MeanOverTime()] if kept == [1] and len(axes) == 1 else [*turned, GlobalAvgPool()]
+    else:
+        places = tuple(before[axis] for axis in axes)
+        pool = MaxPool1d(places[0]) if len(places) == 1 else MaxPool2d(places)
+        layers = [*turned, pool, Flatten()]
+    if len(after) > 1:
+        layers.append(Reshape(tuple(-1 if i == kept[0] else 1 for i in range(len(after)))))
+    return chain(tensor, [node.input[0]], *layers)
 
 
-HANDLERS: tuple[Handler, ...] = (windows, means)
+HANDLERS: tuple[Handler, ...] = (windows, over_places)
 
 
 # ----- below
 
 
-def _require_plain(node: onnx.NodeProto, n_axes: int, pads: Sequence[int]) -> None:
-    if n_axes not in (1, 2):
-        raise RefusalError(f"pooling over {n_axes} axes; there are layers for one and two")
-    if pads[:n_axes] != pads[n_axes:]:
-        raise RefusalError(f"pads {pads} that differ between the two sides")
-    if attribute(node, "ceil_mode", 0) or set(attribute(node, "dilations", [1])) != {1}:
-        raise RefusalError("windows that reach over the edge, or have holes")
-    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise RefusalError("padding that the size decides (auto_pad)")
+def _pool(
+    found: Geometry,
+    of_one: type[MaxPool1d] | type[AvgPool1d],
+    of_two: type[MaxPool2d] | type[AvgPool2d],
+    **options: bool,
+) -> Layer:
+    if len(found.kernel) == 1:
+        return of_one(found.kernel[0], found.stride[0], found.padding, **options)
+    return of_two(found.kernel, found.stride, found.padding, **options)
 
 
-def _is_over_places(graph: Graph, node: onnx.NodeProto, n_axes: int) -> bool:
+def _average(graph: Graph, tensor: str, node: onnx.NodeProto, kernel: tuple[int, ...]) -> Piece:
+    counts_padding = bool(attribute(node, "count_include_pad", 0))
+    plain = geometry(graph, node, kernel, fill=None)
+    if attribute(node, "ceil_mode", 0) and counts_padding:
+        if any(attribute(node, "pads", ())):
+            raise RefusalError("a mean that counts some of its padding, not the rest (ceil_mode)")
+        counts_padding = False  # what lies over the edge is no padding and never counts
+    is_padded_before = padding_before(graph, node.input[0], 0.0) is not None
+    if is_padded_before and (counts_padding or not any(plain.pads)):
+        plain, counts_padding = geometry(graph, node, kernel), True
+    options = {} if counts_padding or not any(plain.pads) else {"counts_padding": False}
+    return chain(tensor, [plain.source], _pool(plain, AvgPool1d, AvgPool2d, **options))
+
+
+def _reduced(graph: Graph, node: onnx.NodeProto, n_axes: int) -> list[int]:
+    """The axes of a row; -1 stands for the rows themselves."""
     given = operand(node, 1)
     fixed = graph.fixed(given) if given else None
     axes = attribute(node, "axes", None) if fixed is None else fixed.reshape(-1).tolist()
-    places = set(range(2, n_axes))
-    return bool(places) and axes is not None and {axis % n_axes for axis in axes} == places
+    if axes is None:
+        raise RefusalError("it reduces over everything, rows too")
+    return sorted(axis % (n_axes + 1) - 1 for axis in axes)

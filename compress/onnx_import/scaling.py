@@ -1,36 +1,40 @@
-"""Constants that are added to activations or multiplied with them: preprocessing, mostly."""
+"""Constants that are added to activations or multiplied with them, and gates."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from compress.onnx_import.graph import Graph, RefusalError
+from compress.onnx_import.graph import Graph, RefusalError, channel_axis
 from compress.onnx_import.piece import Handler, Piece, chain, inner
 from hlserve.nn.layer import Layer
-from hlserve.nn.layers import Flatten, Multiply, Scale, Standardize
+from hlserve.nn.layers import Affine, Flatten, Multiply, Scale, Standardize
 from hlserve.nn.network import Node
 from hlserve.nn.param import Array
 
+_KINDS = ("Add", "Sub", "Mul", "Div")
+
 
 def constant(graph: Graph, tensor: str) -> Piece | None:
-    """One number for all, or one for each column."""
-    node = graph.made_by(tensor, "Add", "Sub", "Mul", "Div")
-    if node is None:
+    """One number for all, or one for each column or channel."""
+    step = _step(graph, tensor)
+    if step is None:
         return None
-    left, right = (graph.fixed(name) for name in node.input)
-    if (left is None) == (right is None):
-        return None
-    value = right if left is None else left
-    assert value is not None
-    x = node.input[0] if left is None else node.input[1]
-    if left is not None and node.op_type == "Div":
-        raise RefusalError("a constant divided by an activation")
-    number = graph.number(node.input[1] if left is None else node.input[0])
-    if number is not None and value.ndim <= 1 + len(graph.shape(x)):
-        return chain(tensor, [x], _scale(node.op_type, number, is_first=left is not None))
-    if left is not None and node.op_type == "Sub":
-        raise RefusalError("columns of constants less an activation")
-    return chain(tensor, [x], _columns(node.op_type, value, graph.shape(x)))
+    shape = graph.shape(step.source)
+    if step.value.size == 1 and step.value.ndim <= 1 + len(shape):
+        return chain(tensor, [step.source], _scale(step))
+    axis = channel_axis(step.value, shape)
+    if axis is None:
+        raise RefusalError(
+            f"a constant of shape {step.value.shape} beside rows of shape {shape}: neither one "
+            "number nor one a channel"
+        )
+    is_last = axis == len(shape) - 1 and axis < 2  # as Standardize takes them
+    columns = _columns(step) if is_last and _is_preprocessing(graph, step.source) else None
+    if columns is not None:
+        return chain(tensor, [step.source], columns)
+    return _affine(graph, tensor, axis)
 
 
 def product(graph: Graph, tensor: str) -> Piece | None:
@@ -42,11 +46,12 @@ def product(graph: Graph, tensor: str) -> Piece | None:
     if graph.shape(a) == graph.shape(b):
         return chain(tensor, [a, b], Multiply())
     x, gate = (a, b) if np.prod(graph.shape(a)) > np.prod(graph.shape(b)) else (b, a)
-    image, gates = graph.shape(x), graph.shape(gate)
-    if len(image) != 3 or gates != (image[0], 1, 1):
-        raise RefusalError(f"it multiplies rows of different shapes: {image} and {gates}")
+    rows, gates = graph.shape(x), graph.shape(gate)
+    n_axes = len(rows) - 1
+    if n_axes not in (1, 2) or gates != (rows[0], *(1,) * n_axes):
+        raise RefusalError(f"it multiplies rows of different shapes: {rows} and {gates}")
     flat = Node(inner(tensor, 0), Flatten(), (gate,))
-    return Piece((x, gate), (flat, Node(tensor, Multiply(2), (x, flat.name))))
+    return Piece((x, gate), (flat, Node(tensor, Multiply(n_axes), (x, flat.name))))
 
 
 HANDLERS: tuple[Handler, ...] = (constant, product)
@@ -55,27 +60,90 @@ HANDLERS: tuple[Handler, ...] = (constant, product)
 # ----- below
 
 
-def _scale(kind: str, number: float, *, is_first: bool) -> Layer:
-    if kind == "Mul":
-        return Scale(number)
-    if kind == "Div":
-        return Scale(1 / number)
-    if kind == "Add":
-        return Scale(1.0, number)
-    return Scale(-1.0, number) if is_first else Scale(1.0, -number)
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One operator between an activation and a constant, which stands first or second."""
+
+    kind: str
+    source: str
+    value: Array
+    is_first: bool
+
+    @property
+    def line(self) -> tuple[Array, Array]:
+        """(a, b) of y = a x + b, in float64."""
+        value = self.value.astype(np.float64)
+        none, ones = np.zeros_like(value), np.ones_like(value)
+        if self.kind == "Mul":
+            return value, none
+        if self.kind == "Div":
+            return 1 / value, none
+        if self.kind == "Add":
+            return ones, value
+        return (-ones, value) if self.is_first else (ones, -value)
 
 
-def _columns(kind: str, value: Array, shape: tuple[int, ...]) -> Layer:
-    each = value.reshape(-1).astype(np.float64)
-    if not shape or len(each) != shape[-1] or value.shape[-1] != shape[-1] or len(shape) > 2:
-        raise RefusalError(
-            f"a constant of shape {value.shape} beside rows of shape {shape}: neither one number "
-            "nor one a column"
-        )
+def _step(graph: Graph, tensor: str) -> _Step | None:
+    node = graph.made_by(tensor, *_KINDS)
+    if node is None:
+        return None
+    left, right = (graph.fixed(name) for name in node.input)
+    if left is not None and right is None:
+        if node.op_type == "Div":
+            raise RefusalError("a constant divided by an activation")
+        return _Step(node.op_type, node.input[1], left, is_first=True)
+    if right is not None and left is None:
+        return _Step(node.op_type, node.input[0], right, is_first=False)
+    return None
+
+
+def _scale(step: _Step) -> Layer:
+    factor, shift = (float(array.reshape(-1)[0]) for array in step.line)
+    return Scale(factor, shift)
+
+
+def _is_preprocessing(graph: Graph, tensor: str) -> bool:
+    """Whether only constants stand between it and an input of the model."""
+    while not graph.is_input(tensor):
+        step = _step(graph, tensor)
+        if step is None:
+            return False
+        tensor = step.source
+    return True
+
+
+def _columns(step: _Step) -> Layer | None:
+    """A Standardize; None where it has no way to say the same."""
+    each = step.value.reshape(-1).astype(np.float64)
     none, ones = np.zeros_like(each), np.ones_like(each)
-    if kind in ("Add", "Sub"):
-        return Standardize((-each if kind == "Add" else each).tolist(), ones.tolist())
-    factor = each if kind == "Mul" else 1 / each
+    if step.kind in ("Add", "Sub"):
+        if step.is_first and step.kind == "Sub":
+            return None
+        return Standardize((-each if step.kind == "Add" else each).tolist(), ones.tolist())
+    factor = step.line[0].reshape(-1)
     if not (np.isfinite(factor) & (factor > 0)).all():
-        raise RefusalError("columns multiplied with numbers that are not positive")
+        return None
     return Standardize(none.tolist(), (1 / factor).tolist())
+
+
+def _affine(graph: Graph, tensor: str, axis: int) -> Piece:
+    """One layer for as many operators as say a line for every channel."""
+    n = graph.shape(tensor)[axis]
+    scale, bias, source = np.ones(n), np.zeros(n), tensor
+    while source == tensor or graph.has_one_reader(source):
+        step = _step(graph, source)
+        if step is None or not _fits(graph, step, axis):
+            break
+        factor, shift = (array.reshape(-1) for array in step.line)
+        scale, bias, source = scale * factor, bias + scale * shift, step.source
+    if not np.isfinite([scale, bias]).all():
+        raise RefusalError("it divides channels by zero")
+    arrays = {"scale": scale.astype(np.float32), "bias": bias.astype(np.float32)}
+    return chain(tensor, [source], Affine(n, axis).with_arrays(arrays))
+
+
+def _fits(graph: Graph, step: _Step, axis: int) -> bool:
+    """Whether it is one number, or one for every index of the axis."""
+    if step.value.ndim > 1 + len(graph.shape(step.source)):
+        return False
+    return step.value.size == 1 or channel_axis(step.value, graph.shape(step.source)) == axis

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compress.technique import Kinds
 from hlserve.nn.channels import Binding
-from hlserve.nn.layers import Conv1d, Conv2d
+from hlserve.nn.layers import Conv1d, Conv2d, ConvTranspose2d
 from hlserve.nn.network import Network
 
 SHARES = 12  # the narrowest width of a grid is about one in so many
@@ -53,7 +53,7 @@ def groups_of(
     kept = protected.copy()
     if layers == "linear":  # what a convolution makes stays, even where a gate is coupled to it
         for binding in producers:
-            if isinstance(nodes[id(binding.param)].layer, Conv1d | Conv2d):
+            if isinstance(nodes[id(binding.param)].layer, Conv1d | Conv2d | ConvTranspose2d):
                 kept.update(binding.ids.tolist())
     found = []
     for numbers, units in _parted(producers).items():

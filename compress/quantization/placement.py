@@ -3,13 +3,14 @@
 A layer with weights becomes one integer operator if its input, its weights and, for a
 convolution, its output are quantized with nothing between them but what the runtime fuses:
 
-1. A ReLU that alone reads a layer's output belongs to the layer: the quantizer stands behind it.
+1. A ReLU that alone reads a layer's output belongs to the layer: the quantizer stands behind it,
+   and behind a Clip from zero up, such as ReLU6, whose limits are those of the integers then.
    Behind pooling by maximum it does too: the quantizer ahead of the pooling cuts off what the
    ReLU would.
 2. What adds, joins or averages integers (Add, Concat, average pooling) is one too, if all that it
-   reads is quantized; a ReLU behind it belongs to it as well.
-3. Layers that only move numbers (pooling by maximum, reshaping) pass integers through: they are
-   quantized behind as they were before.
+   reads is quantized; a ReLU or Clip behind it belongs to it as well.
+3. Layers that only move numbers (pooling by maximum, reshaping, slicing) pass integers through:
+   they are quantized behind as they were before.
 4. The input of the first layer with weights is quantized behind the preprocessing.
 5. Everything else, such as the closing Softmax, stays in floats; a Linear hands it floats itself.
 """
@@ -20,10 +21,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from compress.technique import Kinds
+from hlserve.nn.layer import Layer
 from hlserve.nn.layers import (
     Add,
     AvgPool1d,
     AvgPool2d,
+    Clip,
     Concat,
     Conv1d,
     Conv2d,
@@ -35,13 +38,15 @@ from hlserve.nn.layers import (
     MaxPool2d,
     ReLU,
     Reshape,
+    Slice,
+    Transpose,
 )
 from hlserve.nn.network import Network, Node
 
 _CONVOLUTIONS = (Conv1d, Conv2d)
 _COMPUTES_IN_INTEGERS = (Add, AvgPool1d, AvgPool2d, Concat, GlobalAvgPool)
 _MAXIMUM = (MaxPool1d, MaxPool2d)
-_PASSES_INTEGERS = (Flatten, *_MAXIMUM, Reshape)
+_PASSES_INTEGERS = (Flatten, *_MAXIMUM, Reshape, Slice, Transpose)
 _NOTHING_ON_EXPORT = (Dropout,)
 
 
@@ -126,12 +131,17 @@ def _island_end(network: Network, name: str) -> list[str]:
     """The values to quantize behind a layer, which share the range of the last one."""
     path = [name]
     while (reader := _only_reader(network, path[-1])) is not None:
-        if isinstance(reader.layer, ReLU):
+        if _is_cut_off_by_integers(reader.layer):
             return [reader.name] if len(path) == 1 else [*path, reader.name]
         if not isinstance(reader.layer, _MAXIMUM):
             break
         path.append(reader.name)
     return [name]
+
+
+def _is_cut_off_by_integers(layer: Layer) -> bool:
+    """Whether integers that span what the layer puts out do all that it does."""
+    return isinstance(layer, ReLU) or (isinstance(layer, Clip) and layer.low == 0)
 
 
 def _only_reader(network: Network, name: str) -> Node | None:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -212,7 +212,9 @@ class Network:
         arrays = self.named_rows(rows)
         n = len(next(iter(arrays.values())))
         workspace = self.workspace()
-        results = {o: np.empty((n, *self.shapes[v]), self.dtype) for o, v in self.outputs.items()}
+        results = {
+            o: np.empty((n, *self.shapes[v]), self._dtype_of(v)) for o, v in self.outputs.items()
+        }
         for start in range(0, n, batch_size):
             stop = start + batch_size
             chunk = {name: array[start:stop] for name, array in arrays.items()}
@@ -307,9 +309,16 @@ class Network:
         return tensor if qparams is None else g.quantized(tensor, qparams)
 
     def _only_output(self) -> str:
-        if len(self.outputs) != 1:
+        """The node behind the only output of real numbers; labels may be told beside it."""
+        every = list(self.outputs.values())
+        found = [node for node in every if self._dtype_of(node).kind == "f"] or every
+        if len(found) != 1:
             raise ConfigError(f"say which of the outputs {sorted(self.outputs)} is meant")
-        return next(iter(self.outputs.values()))
+        return found[0]
+
+    def _dtype_of(self, node: str) -> np.dtype[Any]:
+        is_int = self.node(node).layer.output_dtype == "int64"
+        return np.dtype(np.int64) if is_int else np.dtype(self.dtype)
 
     def _run(
         self,

@@ -12,7 +12,21 @@ from compress.pruning import PruneChannels
 from compress.technique import Data
 from hlserve.datasets import Rows
 from hlserve.nn.architectures import build
-from hlserve.nn.layers import Linear
+from hlserve.nn.layers import (
+    GELU,
+    Affine,
+    Clip,
+    HardSigmoid,
+    HardSwish,
+    Linear,
+    LogSoftmax,
+    PReLU,
+    ReLU,
+    SiLU,
+    Softplus,
+)
+
+MAX = float(np.finfo(np.float32).max)
 
 SPECS = [
     ("mlp:16,8", (12,)),
@@ -83,6 +97,107 @@ def test_dense_layers_are_known_however_they_are_spelled(body):
     assert [value.name for value in to_onnx(found.network).graph.output] == ["y"]
 
 
+def number(name, value):
+    """A Constant of one number in ONNX's text form."""
+    return f"{name} = Constant <value = float {{{float(value)}}}> () "
+
+
+HALF, ROOT = number("half", 0.5), number("root", 2**0.5)
+ONE, THREE, SIX = number("one", 1), number("three", 3), number("six", 6)
+CUBE, SLANT = number("cube", 0.044715), number("slant", (2 / np.pi) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("body", "layer"),
+    [
+        ("y = LogSoftmax(h)", LogSoftmax()),
+        (number("o", 0) + SIX + "y = Clip(h, o, six)", Clip(0, 6)),
+        (SIX + "r = Relu(h) y = Min(r, six)", Clip(-MAX, 6)),
+        (number("o", -1) + "y = Clip(h, o)", Clip(-1, MAX)),
+        (number("o", 0) + "y = Max(o, h)", ReLU()),
+        ("y = HardSigmoid(h)", HardSigmoid(0.2)),
+        ("y = HardSwish(h)", HardSwish()),
+        ("y = PRelu(h, b)", PReLU(4)),
+        ("i = Sigmoid(h) y = Mul(i, h)", SiLU()),
+        (
+            number("a", 1 / 6) + "i = HardSigmoid <alpha = 0.16666667> (h) y = Mul(h, i)",
+            HardSwish(),
+        ),
+        (
+            number("o", 0)
+            + THREE
+            + SIX
+            + "a = Add(h, three) c = Clip(a, o, six) m = Mul(h, c) y = Div(m, six)",
+            HardSwish(),
+        ),
+        (
+            number("o", 0)
+            + THREE
+            + SIX
+            + "a = Add(three, h) c = Clip(a, o, six) d = Div(c, six) y = Mul(h, d)",
+            HardSwish(),
+        ),
+        (
+            number("o", 0) + THREE + SIX + "a = Add(h, three) c = Clip(a, o, six) y = Div(c, six)",
+            HardSigmoid(),
+        ),
+        (
+            HALF
+            + ROOT
+            + ONE
+            + "d = Div(h, root) e = Erf(d) a = Add(e, one) m = Mul(h, a) y = Mul(m, half)",
+            GELU(),
+        ),
+        (
+            HALF
+            + ROOT
+            + ONE
+            + "m = Mul(h, half) d = Div(h, root) e = Erf(d) a = Add(one, e) y = Mul(m, a)",
+            GELU(),
+        ),
+        (
+            HALF
+            + THREE
+            + CUBE
+            + SLANT
+            + ONE
+            + "p = Pow(h, three) c = Mul(cube, p) s = Add(h, c) k = Mul(s, slant) t = Tanh(k) "
+            "a = Add(t, one) m = Mul(half, h) y = Mul(m, a)",
+            GELU("tanh"),
+        ),
+        (ONE + "e = Exp(h) a = Add(e, one) y = Log(a)", Softplus()),
+    ],
+)
+def test_functions_are_known_however_they_are_spelled(body, layer):
+    model = parsed("h = Gemm(x, w, b) " + body)
+    network = import_onnx(model, rows_for(model)).network
+    assert type(network.nodes[-1].layer) is type(layer)
+    if not layer.params():
+        assert network.nodes[-1].layer.config() == pytest.approx(layer.config())
+
+
+def test_limits_written_as_attributes_are_read():
+    model = parsed("h = Gemm(x, w, b) y = Clip <min = 0.0, max = 6.0> (h)")
+    model.opset_import[0].version = 9
+    model.ir_version = 4
+    found = import_onnx(model, rows_for(model))
+    assert found.network.nodes[-1].layer.config() == {"low": 0, "high": 6}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "m = Mul(h, b) y = Add(m, b)",
+        "m = Mul(b, h) n = Sub(b, m) y = Div(n, b)",
+        "r = Relu(h) y = Sub(r, b)",
+    ],
+)
+def test_constants_beside_channels_become_one_layer(body):
+    model = parsed("h = Gemm(x, w, b) " + body)
+    network = import_onnx(model, rows_for(model)).network
+    assert [type(n.layer) for n in network.nodes].count(Affine) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -113,3 +228,17 @@ def test_an_imported_network_is_pruned_and_trained_again_on_labels(trained_mlp, 
     theirs = onnx.load_model_from_string(found.best.candidate.model).graph
     assert [v.name for v in theirs.input] == [v.name for v in model.graph.input]
     assert [v.name for v in theirs.output] == [v.name for v in model.graph.output]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (np.array([0, 3, 1]), "classification"),
+        (np.array([0, 4, 1]), None),
+        (np.zeros((3, 4), np.float32), "regression"),
+        (None, None),
+    ],
+)
+def test_labels_tell_what_numbers_without_a_softmax_mean(labels, task):
+    model = parsed("y = Gemm(x, w, b)")
+    assert import_onnx(model, rows_for(model), labels=labels).network.task == task

@@ -21,24 +21,34 @@ from hlserve.nn.layers import (
     LSTM,
     RNN,
     Add,
+    Affine,
+    ArgMax,
     AvgPool1d,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Concat,
     Conv1d,
     Conv2d,
+    ConvTranspose2d,
     Flatten,
     GlobalAvgPool,
+    GroupNorm,
+    HardSigmoid,
     Impute,
     Linear,
+    LogSoftmax,
     MaxPool1d,
     MaxPool2d,
     Multiply,
     OneHot,
+    Pad,
     PaddingMask,
     Reshape,
+    Slice,
     Softmax,
     Standardize,
+    Transpose,
 )
 from hlserve.nn.network import Input, Network, Node, sequential
 from hlserve.nn.param import Array
@@ -130,7 +140,7 @@ def test_the_output_has_the_promised_shape_and_dtype(case: Case) -> None:
     network = case.network()
     y = network.predict(case.rows(3))["y"]
     assert y.shape == (3, *network.shapes["layer"])
-    assert y.dtype == np.float32
+    assert y.dtype == network.node("layer").layer.output_dtype
 
 
 @every_case
@@ -432,6 +442,16 @@ def test_depthwise_channels_go_with_their_input_and_other_groups_stay(
         (lambda: OneHot(2, [0], [[1, 1]]), "name one twice"),
         (lambda: Reshape((2, -1, -1)), r"-1 at most once"),
         (lambda: Reshape((0, 4)), "at least 1"),
+        (lambda: Clip(1.0, 1.0), r"low \(=1.0\) and high \(=1.0\)"),
+        (lambda: HardSigmoid(0), r"slope \(=0.0\)"),
+        (lambda: Affine(0), r"channels \(=0\)"),
+        (lambda: GroupNorm(2, 5), r"groups \(=2\) must .* divide channels \(=5\)"),
+        (lambda: Pad((1, 2, 3)), r"padding \(=\(1, 2, 3\)\) must be two or four ints"),
+        (lambda: Slice(3, 3), r"start \(=3\) must lie from 0 to below stop \(=3\)"),
+        (lambda: Transpose((0, 2)), r"axes \(=\(0, 2\)\) must name every axis"),
+        (lambda: ConvTranspose2d(1, 1, 3, 2, 0, 2), r"output_padding \(=2\) .* than stride"),
+        (lambda: Conv2d(1, 1, 3, padding=(1, 2, 3)), r"padding \(=\(1, 2, 3\)\) must be an int"),
+        (lambda: MaxPool2d(2, padding=(0, 0, 2, 0)), "must be smaller than kernel_size"),
         (lambda: LSTM(0, 3), r"LSTM: input_size \(=0\) and hidden_size \(=3\) must be at least 1"),
         (lambda: GRU(3, -1), r"GRU: input_size \(=3\) and hidden_size \(=-1\)"),
         (lambda: GRU(1, 2**20), r"GRU: .* hidden_size \(=1048576\) are too large"),
@@ -446,7 +466,7 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
 @pytest.mark.parametrize(
     ("layer", "shapes", "message"),
     [
-        (Linear(4, 2), ((5,),), r"\(4,\) or \(time, 4\), got \(5,\); put a Flatten before"),
+        (Linear(4, 2), ((5,),), r"\(4,\) or \(\.\.\., 4\), got \(5,\); put a Flatten before"),
         (Linear(4, 2), ((4,), (4,)), "Linear expects"),
         (Conv2d(3, 2, 3), ((1, 8, 8),), r"\(3, height, width\), got \(1, 8, 8\)"),
         (Conv2d(1, 2, 9), ((1, 8, 8),), r"window of \(9, 9\) does not fit into \(8, 8\)"),
@@ -463,6 +483,15 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
         (Multiply(2), ((3, 4), (3,)), r"gates of \(channels,\) for rows of 3 axes"),
         (Multiply(), ((3, 4), (3,)), "of the same shape"),
         (Concat(1), ((3, 4), (2, 4)), "differ along axis 1 alone"),
+        (ArgMax(), ((2, 3),), r"ArgMax expects .*\(features,\), got \(2, 3\)"),
+        (LogSoftmax(), ((2, 3),), r"LogSoftmax expects .*\(features,\), got \(2, 3\)"),
+        (Affine(3), ((4,),), r"3 channels on axis 0, got \(4,\)"),
+        (GroupNorm(1, 3), ((3,),), r"GroupNorm expects .*got \(3,\)"),
+        (Pad((1, 1)), ((3,),), r"expects rows of 2 axes, got \(3,\)"),
+        (Slice(0, 4), ((3,),), r"at least 4 on axis 0, got \(3,\)"),
+        (Transpose((1, 2, 0)), ((3, 4),), r"rows of 3 axes, got \(3, 4\)"),
+        (ConvTranspose2d(2, 1, 3), ((1, 4, 4),), r"\(2, height, width\), got \(1, 4, 4\)"),
+        (ConvTranspose2d(1, 1, 1, padding=2), ((1, 4, 4),), "nothing of rows"),
         (Softmax(), ((2, 3),), r"\(features,\), got \(2, 3\)"),
         (Reshape((2, 3)), ((7,),), r"hold 7 numbers, which do not make \(2, 3\)"),
         (Standardize([0.0], [1.0]), ((2,),), r"rows of 1 columns, got \(2,\)"),

@@ -15,7 +15,7 @@ from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.layers.average_pooling import average_pool
 from hlserve.nn.layers.contiguous import c_contiguous
-from hlserve.nn.layers.window import IntOrPair, Window
+from hlserve.nn.layers.window import IntOrPair, Pads, Window
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
 
@@ -23,17 +23,18 @@ from hlserve.nn.workspace import Workspace
 @final
 @dataclass(eq=False)
 class AvgPool2d(Layer):
-    """The mean of every window, zeros of the padding counted.
+    """The mean of every window, zeros of the padding counted where ``counts_padding``.
 
     Shapes: x (batch, channels, height, width) -> y (batch, channels, out_height, out_width) with
     out = floor((size + 2 padding - kernel) / stride) + 1. ``kernel_size``, ``stride`` and
     ``padding`` are an int or (height, width); ``stride=None`` is the kernel size. ONNX:
-    AveragePool, ceil_mode 0, count_include_pad 1, which is PyTorch's default too.
+    AveragePool, ceil_mode 0; to count the padding is PyTorch's default, not ONNX's.
     """
 
     kernel_size: IntOrPair = 2
     stride: IntOrPair | None = None
-    padding: IntOrPair = 0
+    padding: Pads = 0
+    counts_padding: bool = True
     window: Window = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class AvgPool2d(Layer):
         self, *inputs: Array, training: bool, workspace: Workspace
     ) -> tuple[Array, Backward]:
         """See Layer."""
-        return average_pool(inputs[0], self.window, workspace)
+        return average_pool(inputs[0], self.window, workspace, counts_padding=self.counts_padding)
 
     def emit(self, g: GraphBuilder, *inputs: str) -> str:
         """See Layer."""
@@ -55,8 +56,8 @@ class AvgPool2d(Layer):
             inputs,
             kernel_shape=window.kernel,
             strides=window.stride,
-            pads=window.padding * 2,
-            count_include_pad=1,
+            pads=window.pads,
+            count_include_pad=int(self.counts_padding),
         )
 
     def output_shape(self, *shapes: Shape) -> Shape:

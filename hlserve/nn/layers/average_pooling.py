@@ -12,16 +12,18 @@ from hlserve.nn.workspace import Workspace
 _HEIGHT, _WIDTH = 0, 1  # of a window; the axes of an array come one later
 
 
-def average_pool(x: Array, window: Window, workspace: Workspace) -> tuple[Array, Backward]:
+def average_pool(
+    x: Array, window: Window, workspace: Workspace, *, counts_padding: bool = True
+) -> tuple[Array, Backward]:
     """The mean of every window of x (channels, height, width, batch), and the way back.
 
-    Padding counts as zeros. Sums are taken along the width, then along the height.
+    Padding counts as zeros, or not at all. Sums are taken along the width, then along the height.
     """
     channels, height, width, batch = x.shape
     out_height, out_width = window.output_size(height, width)
     by_row = workspace.empty("by_row", (channels, height, out_width, batch))
     y = workspace.empty("y", (channels, out_height, out_width, batch))
-    share = 1.0 / (window.kernel[0] * window.kernel[1])
+    share = _share(window, x.shape, y.shape, counts_padding=counts_padding, workspace=workspace)
     _sum(x, by_row, _WIDTH, window)
     _sum(by_row, y, _HEIGHT, window)
     np.multiply(y, share, out=y)
@@ -36,6 +38,26 @@ def average_pool(x: Array, window: Window, workspace: Workspace) -> tuple[Array,
         return (dx,)
 
     return y, backward
+
+
+def _share(
+    window: Window,
+    x_shape: tuple[int, ...],
+    y_shape: tuple[int, ...],
+    *,
+    counts_padding: bool,
+    workspace: Workspace,
+) -> Array | float:
+    """Of one number in the mean of its window: the same everywhere, or (height, width, 1)."""
+    if counts_padding:
+        return 1.0 / (window.kernel[0] * window.kernel[1])
+    share = workspace.empty("share", (y_shape[1], y_shape[2], 1))
+    counts = [np.zeros(n, share.dtype) for n in y_shape[1:3]]
+    for axis, count in enumerate(counts):
+        for tap in range(window.kernel[axis]):
+            count[window.along(axis, tap, x_shape[axis + 1], len(count))[0]] += 1
+    np.multiply(counts[0][:, None, None], counts[1][:, None], out=share)
+    return np.reciprocal(share, out=share)
 
 
 def _sum(x: Array, y: Array, axis: int, window: Window) -> None:

@@ -16,7 +16,7 @@ from hlserve.nn.initializers import he_uniform
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.layers.contiguous import c_contiguous
 from hlserve.nn.layers.convolution import Convolution, add_bias_gradient, check_channels
-from hlserve.nn.layers.window import Window
+from hlserve.nn.layers.window import Pads, Window
 from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
@@ -28,14 +28,15 @@ class Conv1d(Layer):
 
     Shapes: x (batch, in_channels, length) -> y (batch, out_channels, out_length) with out =
     floor((length + 2 padding - dilation (kernel - 1) - 1) / stride) + 1; W (out_channels,
-    in_channels / groups, kernel). As Conv2d over images of height 1. ONNX: Conv.
+    in_channels / groups, kernel). ``padding`` may be (before, behind). As Conv2d over images of
+    height 1. ONNX: Conv.
     """
 
     in_channels: int
     out_channels: int
     kernel_size: int
     stride: int = 1
-    padding: int = 0
+    padding: Pads = 0
     dilation: int = 1
     groups: int = 1
     has_bias: bool = True
@@ -80,7 +81,7 @@ class Conv1d(Layer):
             [*inputs, *(g.param(param) for param in self.params().values())],
             kernel_shape=[self.kernel_size],
             strides=[self.stride],
-            pads=[self.padding] * 2,
+            pads=self.window.pads[1::2],
             dilations=[self.dilation],
             group=self.groups,
         )

@@ -16,7 +16,7 @@ from hlserve.nn.initializers import he_uniform
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.layers.contiguous import c_contiguous
 from hlserve.nn.layers.convolution import Convolution, add_bias_gradient, check_channels
-from hlserve.nn.layers.window import IntOrPair, Window
+from hlserve.nn.layers.window import IntOrPair, Pads, Window
 from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
@@ -27,9 +27,10 @@ class Conv2d(Layer):
     """Cross-correlation with zero padding, and a bias where ``has_bias``.
 
     Shapes: x (batch, in_channels, height, width) -> y (batch, out_channels, out_height,
-    out_width) with out = floor((size + 2 padding - kernel) / stride) + 1; W (out_channels,
-    in_channels / groups, kernel height, kernel width). ``kernel_size``, ``stride`` and
-    ``padding`` are an int or (height, width). With ``groups`` each part of the output channels
+    out_width) with out = floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1; W
+    (out_channels, in_channels / groups, kernel height, kernel width). ``kernel_size``,
+    ``stride``, ``padding`` and ``dilation`` are an int or (height, width); padding may also be
+    (above, left, below, right). With ``groups`` each part of the output channels
     sees its own part of the input channels; as many groups as input channels are a depthwise
     convolution. ONNX: Conv.
     """
@@ -38,9 +39,10 @@ class Conv2d(Layer):
     out_channels: int
     kernel_size: IntOrPair
     stride: IntOrPair = 1
-    padding: IntOrPair = 0
+    padding: Pads = 0
     groups: int = 1
     has_bias: bool = True
+    dilation: IntOrPair = 1
     weight: Param = field(init=False)
     bias: Param | None = field(init=False)
     window: Window = field(init=False, repr=False)
@@ -48,7 +50,7 @@ class Conv2d(Layer):
 
     def __post_init__(self) -> None:
         check_channels(self.in_channels, self.out_channels, self.groups)
-        self.window = Window.of(self.kernel_size, self.stride, self.padding)
+        self.window = Window.of(self.kernel_size, self.stride, self.padding, self.dilation)
         self._convolution = Convolution(self.window, self.groups)
         shape = (self.out_channels, self.in_channels // self.groups, *self.window.kernel)
         self.weight = Param(np.zeros(shape, np.float32), out_axis=0, in_axis=1)
@@ -82,7 +84,8 @@ class Conv2d(Layer):
             [*inputs, *(g.param(param) for param in self.params().values())],
             kernel_shape=self.window.kernel,
             strides=self.window.stride,
-            pads=self.window.padding * 2,
+            pads=self.window.pads,
+            dilations=self.window.dilation,
             group=self.groups,
         )
 
@@ -123,6 +126,7 @@ class Conv2d(Layer):
             self.padding,
             groups,
             "bias" in arrays,
+            self.dilation,
         )
         layer.weight = self.weight.with_value(w)
         if layer.bias is not None:

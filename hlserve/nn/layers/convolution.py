@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,8 +35,9 @@ class Convolution:
         if self._is_depthwise(w):
             depthwise_convolution.output(x, w, self.window, y, workspace)
         else:
+            window, w = self._without_holes(w, workspace)
             for ins, outs, part in self._parts(len(x), len(w), workspace):
-                dense_convolution.output(x[ins], w[outs], self.window, y[outs], part)
+                dense_convolution.output(x[ins], w[outs], window, y[outs], part)
         if bias is not None:
             y += bias[:, None, None, None]
         return y
@@ -47,8 +48,14 @@ class Convolution:
         if self._is_depthwise(dw):
             depthwise_convolution.add_weight_gradient(dw, dy, x, self.window, workspace)
             return
+        window, spread = self.window, dw
+        if window.dilation[0] > 1:
+            window, spread = self._without_holes(dw, workspace)
+            spread.fill(0)
         for ins, outs, part in self._parts(len(x), len(dw), workspace):
-            dense_convolution.add_weight_gradient(dw[outs], dy[outs], x[ins], self.window, part)
+            dense_convolution.add_weight_gradient(spread[outs], dy[outs], x[ins], window, part)
+        if spread is not dw:
+            dw += spread[:, :, :: self.window.dilation[0]]
 
     def input_gradient(
         self, dy: Array, w: Array, x_shape: tuple[int, ...], workspace: Workspace
@@ -58,8 +65,9 @@ class Convolution:
         if self._is_depthwise(w):
             depthwise_convolution.input_gradient(dy, w, self.window, dx, workspace)
             return dx
+        window, w = self._without_holes(w, workspace)
         for ins, outs, part in self._parts(len(dx), len(w), workspace):
-            dense_convolution.input_gradient(dy[outs], w[outs], self.window, dx[ins], part)
+            dense_convolution.input_gradient(dy[outs], w[outs], window, dx[ins], part)
         return dx
 
     # ----- what structured pruning asks
@@ -91,6 +99,21 @@ class Convolution:
         return len(new) * self.groups // len(old) if self._is_depthwise(old) else self.groups
 
     # ----- below
+
+    def _without_holes(self, w: Array, workspace: Workspace) -> tuple[Window, Array]:
+        """The same along the height with rows of zeros in the kernel where it is dilated.
+
+        The GEMMs read neighbouring rows in place; dilated kernels are rare.
+        """
+        window = self.window
+        if window.dilation[0] == 1:
+            return window, w
+        height = window.reach[0]
+        spread = workspace.scratch("spread", (*w.shape[:2], height, w.shape[3]))
+        spread.fill(0)
+        spread[:, :, :: window.dilation[0]] = w
+        solid = replace(window, kernel=(height, window.kernel[1]), dilation=(1, window.dilation[1]))
+        return solid, spread
 
     def _is_depthwise(self, w: Array) -> bool:
         return self.groups > 1 and w.shape[1] == 1

@@ -21,7 +21,7 @@ from hlserve.nn.workspace import Workspace
 class LayerNorm(Layer):
     """y = scale (x - mean) / sqrt(variance + epsilon) + bias over the features of every step.
 
-    Shapes: x (batch, features) or (batch, time, features), kept; scale and bias (features,).
+    Shapes: x (batch, features) or (batch, ..., features), kept; scale and bias (features,).
     The variance is the biased one. Source: Ba et al. 2016, arXiv:1607.06450. ONNX:
     LayerNormalization with axis=-1.
     """
@@ -84,9 +84,9 @@ class LayerNorm(Layer):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """See Layer."""
-        if len(shapes) != 1 or shapes[0][-1:] != (self.features,) or len(shapes[0]) > 2:
+        if len(shapes) != 1 or shapes[0][-1:] != (self.features,):
             raise ConfigError(
-                f"LayerNorm expects rows of shape ({self.features},) or (time, "
+                f"LayerNorm expects rows of shape ({self.features},) or (..., "
                 f"{self.features}), got {', '.join(map(str, shapes))}"
             )
         return shapes[0]

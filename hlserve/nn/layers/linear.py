@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Self, final
 
 import numpy as np
@@ -20,11 +21,12 @@ from hlserve.nn.workspace import Workspace
 @final
 @dataclass(eq=False)
 class Linear(Layer):
-    """y = W x + b for every row, or for every step of a sequence.
+    """y = W x + b for every row, for every step of a sequence, for every place of an image.
 
     Shapes: x (batch, in_features) -> y (batch, out_features), or x (batch, time, in_features)
-    -> y (batch, time, out_features); W (out_features, in_features). Without ``has_bias`` there
-    is no b. ONNX: Gemm with transB=1; for sequences Transpose, MatMul and Add.
+    -> y (batch, time, out_features), and so with more axes before the last; W (out_features,
+    in_features). Without ``has_bias`` there is no b. ONNX: Gemm with transB=1; for more axes
+    Transpose, MatMul and Add.
     """
 
     in_features: int
@@ -78,9 +80,9 @@ class Linear(Layer):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """See Layer."""
-        if len(shapes) != 1 or shapes[0][-1:] != (self.in_features,) or len(shapes[0]) > 2:
+        if len(shapes) != 1 or shapes[0][-1:] != (self.in_features,):
             raise ConfigError(
-                f"Linear expects rows of shape ({self.in_features},) or (time, "
+                f"Linear expects rows of shape ({self.in_features},) or (..., "
                 f"{self.in_features}), got {', '.join(map(str, shapes))}; "
                 "put a Flatten before it or change in_features"
             )
@@ -99,8 +101,7 @@ class Linear(Layer):
 
     def macs(self, *shapes: Shape) -> int:
         """See Layer."""
-        n_steps = shapes[0][0] if len(shapes[0]) == 2 else 1
-        return n_steps * self.in_features * self.out_features
+        return prod(shapes[0][:-1]) * self.in_features * self.out_features
 
     def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
         """See Layer; a layer without bias gets one where ``arrays`` has it."""
@@ -135,13 +136,13 @@ class Linear(Layer):
 
 
 def _steps_as_rows(x: Array, key: str, workspace: Workspace) -> Array:
-    """(time, features, batch) as (features, time * batch), so that one product sums over all.
+    """(..., features, batch) as (features, ... * batch), so that one product sums over all.
 
     Copied, which costs less than to sum a product a step; (features, batch) stays as it is.
     """
     if x.ndim == 2:
         return x
-    time, features, batch = x.shape
-    rows = workspace.scratch(key, (features, time, batch))
-    np.copyto(rows, x.swapaxes(0, 1))
-    return rows.reshape(features, time * batch)
+    features_first = np.moveaxis(x, -2, 0)
+    rows = workspace.scratch(key, features_first.shape)
+    np.copyto(rows, features_first)
+    return rows.reshape(len(rows), prod(rows.shape[1:]))

@@ -9,7 +9,7 @@ from hlserve.errors import ConfigError
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.layers.max_pooling import max_pool
-from hlserve.nn.layers.window import IntOrPair, Window
+from hlserve.nn.layers.window import IntOrPair, Pads, Window
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
 
@@ -31,7 +31,7 @@ class MaxPool2d(Layer):
 
     kernel_size: IntOrPair = 2
     stride: IntOrPair | None = None
-    padding: IntOrPair = 0
+    padding: Pads = 0
     window: Window = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class MaxPool2d(Layer):
             inputs,
             kernel_shape=window.kernel,
             strides=window.stride,
-            pads=window.padding * 2,
+            pads=window.pads,
         )
 
     def output_shape(self, *shapes: Shape) -> Shape:

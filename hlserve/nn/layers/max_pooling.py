@@ -20,7 +20,7 @@ def max_pool(x: Array, window: Window, workspace: Workspace) -> tuple[Array, Bac
     Padding never wins. Of equal values the first in reading order gets the gradient, all of it.
     """
     pairs = zip(window.kernel, window.stride, strict=True)
-    if window.padding == (0, 0) and all(kernel <= stride for kernel, stride in pairs):
+    if not any(window.pads) and all(kernel <= stride for kernel, stride in pairs):
         return _pool_apart(x, window, workspace)
     return _pool_by_axis(x, window, workspace)
 

@@ -12,7 +12,7 @@ from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.layers.average_pooling import average_pool
 from hlserve.nn.layers.max_pooling import max_pool
-from hlserve.nn.layers.window import Window
+from hlserve.nn.layers.window import Pads, Window
 from hlserve.nn.param import Array
 from hlserve.nn.workspace import Workspace
 
@@ -29,7 +29,7 @@ class MaxPool1d(Layer):
 
     kernel_size: int = 2
     stride: int | None = None
-    padding: int = 0
+    padding: Pads = 0
     window: Window = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class MaxPool1d(Layer):
             inputs,
             kernel_shape=[self.window.kernel[1]],
             strides=[self.window.stride[1]],
-            pads=[self.window.padding[1]] * 2,
+            pads=self.window.pads[1::2],
         )
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -65,16 +65,17 @@ class MaxPool1d(Layer):
 @final
 @dataclass(eq=False)
 class AvgPool1d(Layer):
-    """The mean of every window, zeros of the padding counted; as AvgPool2d of height 1.
+    """The mean of every window, as AvgPool2d over images of height 1.
 
     Shapes: x (batch, channels, length) -> y (batch, channels, out_length) with out =
     floor((length + 2 padding - kernel) / stride) + 1; ``stride=None`` is the kernel size.
-    ONNX: AveragePool, count_include_pad 1.
+    ONNX: AveragePool, ceil_mode 0.
     """
 
     kernel_size: int = 2
     stride: int | None = None
-    padding: int = 0
+    padding: Pads = 0
+    counts_padding: bool = True
     window: Window = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +85,10 @@ class AvgPool1d(Layer):
         self, *inputs: Array, training: bool, workspace: Workspace
     ) -> tuple[Array, Backward]:
         """See Layer."""
-        return _without_height(*average_pool(inputs[0][:, None], self.window, workspace))
+        image = inputs[0][:, None]
+        return _without_height(
+            *average_pool(image, self.window, workspace, counts_padding=self.counts_padding)
+        )
 
     def emit(self, g: GraphBuilder, *inputs: str) -> str:
         """See Layer."""
@@ -93,8 +97,8 @@ class AvgPool1d(Layer):
             inputs,
             kernel_shape=[self.window.kernel[1]],
             strides=[self.window.stride[1]],
-            pads=[self.window.padding[1]] * 2,
-            count_include_pad=1,
+            pads=self.window.pads[1::2],
+            count_include_pad=int(self.counts_padding),
         )
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -108,7 +112,7 @@ class AvgPool1d(Layer):
         return Channels(flow.along(inputs[0], 0, shapes[0][0]))
 
 
-def _window(kernel_size: int, stride: int | None, padding: int) -> Window:
+def _window(kernel_size: int, stride: int | None, padding: Pads) -> Window:
     window = Window.along_width(kernel_size, kernel_size if stride is None else stride, padding)
     window.check_pooling_padding()
     return window

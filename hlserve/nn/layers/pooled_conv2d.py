@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -11,7 +11,6 @@ from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer, Shape
 from hlserve.nn.layers.conv2d import Conv2d
 from hlserve.nn.layers.convolution import Convolution, add_bias_gradient
-from hlserve.nn.layers.window import Window
 from hlserve.nn.param import Array, Param
 from hlserve.nn.workspace import Workspace
 
@@ -40,7 +39,7 @@ class PooledConv2d(Layer):
 
     def __post_init__(self) -> None:
         height, width = self.conv.window.kernel
-        window = Window((height + 1, width + 1), (2, 2), self.conv.window.padding)
+        window = replace(self.conv.window, kernel=(height + 1, width + 1), stride=(2, 2))
         self._spread = Convolution(window, groups=1)
 
     def forward(

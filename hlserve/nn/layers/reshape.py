@@ -94,16 +94,17 @@ class Reshape(Layer):
         self, flow: ChannelFlow, inputs: Sequence[Channels], shapes: Sequence[Shape]
     ) -> Channels:
         """The same units where each becomes whole channels of a free size, else new, kept ones."""
-        axis = 1 if len(self.shape) == 2 else 0
+        usual = 1 if len(self.shape) == 2 else 0
+        axis = self.shape.index(-1) if -1 in self.shape else usual
         shape = self.output_shape(*shapes)
         by_channel = np.moveaxis(_ids_of_elements(inputs[0], shapes[0]).reshape(shape), axis, 0)
         by_channel = by_channel.reshape(shape[axis], -1)
-        if self.shape[axis] == -1 and (by_channel == by_channel[:, :1]).all():
+        if -1 in self.shape and (by_channel == by_channel[:, :1]).all():
             return Channels(by_channel[:, 0], axis)
-        units = flow.new(shape[axis])
+        units = flow.new(shape[usual])
         flow.protect(inputs[0].ids)
         flow.protect(units)
-        return Channels(units, axis)
+        return Channels(units, usual)
 
 
 def _reshaped(x: Array, shape: Shape, workspace: Workspace) -> tuple[Array, Backward]:

@@ -8,7 +8,6 @@ from hlserve.nn.layers import (
     MeanOverTime,
     MultiHeadAttention,
     PositionalEncoding,
-    Transpose,
 )
 from tests.nn.cases.case import Case, normal, prefix_mask
 
@@ -35,5 +34,4 @@ CASES: tuple[Case, ...] = (
     Case("max over time", lambda: MaxOverTime(), ((5, 4),)),
     Case("max over time with a mask", lambda: MaxOverTime(), ((5, 4), (5,)), MASKED),
     Case("max over one step", lambda: MaxOverTime(), ((1, 4),)),
-    Case("transpose", lambda: Transpose(), ((5, 4),)),
 )

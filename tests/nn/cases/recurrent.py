@@ -41,5 +41,6 @@ CASES = (
     *cases_of("rnn", RNN),
     *cases_of("rnn relu", relu),
     Case("padding mask", lambda: PaddingMask(), ((TIME,),), (ids(2),)),
+    Case("padding anywhere", lambda: PaddingMask(1, is_prefix=False), ((TIME,),), (ids(2),)),
     Case("padding mask of one step", lambda: PaddingMask(3), ((1,),), (ids(5),)),
 )

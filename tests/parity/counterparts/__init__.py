@@ -8,7 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from hlserve.nn.layer import Layer
-from hlserve.nn.layers import Impute, OneHot, PaddingMask, PositionalEncoding, Scale, Standardize
+from hlserve.nn.layers import (
+    ArgMax,
+    Impute,
+    OneHot,
+    PaddingMask,
+    PositionalEncoding,
+    Scale,
+    Standardize,
+)
 from tests.parity.counterparts import (
     attention,
     convolution,
@@ -33,6 +41,7 @@ COUNTERPARTS: dict[type[Layer], Counterpart] = {
 
 # Plain arithmetic that PyTorch has no module for; the case table has its oracle.
 WITHOUT_COUNTERPART: tuple[type[Layer], ...] = (
+    ArgMax,
     Impute,
     OneHot,
     PaddingMask,

@@ -12,7 +12,6 @@ from hlserve.nn.layers import (
     MaxOverTime,
     MeanOverTime,
     MultiHeadAttention,
-    Transpose,
 )
 
 
@@ -55,15 +54,9 @@ class _Max(nn.Module):
         return torch.stack(rows)
 
 
-class _Transpose(nn.Module):
-    def forward(self, x: Any) -> Any:
-        return x.transpose(1, 2)
-
-
 COUNTERPARTS: dict[type, Any] = {
     LearnedPositions: lambda layer, shapes: _LearnedPositions(layer),
     MaxOverTime: lambda layer, shapes: _Max(),
     MeanOverTime: lambda layer, shapes: _Mean(),
     MultiHeadAttention: lambda layer, shapes: _SelfAttention(layer),
-    Transpose: lambda layer, shapes: _Transpose(),
 }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hlserve.nn.layers import Embedding, LayerNorm, Linear
+from hlserve.nn.layers import Affine, Embedding, LayerNorm, Linear
 
 
 class _Embedding(nn.Embedding):
@@ -20,7 +20,23 @@ class _Embedding(nn.Embedding):
         return super().forward(ids)
 
 
+class _Affine(nn.Module):
+    def __init__(self, channels: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scale, self.bias = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
+        self.shape = shape
+
+    def forward(self, x: Any) -> Any:
+        return x * self.scale.reshape(self.shape) + self.bias.reshape(self.shape)
+
+
+def _affine(layer: Any, shapes: Any) -> Any:
+    n_axes = len(shapes[0])
+    return _Affine(layer.channels, tuple(-1 if i == layer.axis else 1 for i in range(n_axes)))
+
+
 COUNTERPARTS: dict[type, Any] = {
+    Affine: _affine,
     Embedding: lambda layer, shapes: _Embedding(layer.n_embeddings, layer.dim, layer.padding_id),
     LayerNorm: lambda layer, shapes: nn.LayerNorm(layer.features, layer.epsilon),
     Linear: lambda layer, shapes: nn.Linear(layer.in_features, layer.out_features, layer.has_bias),
