@@ -12,18 +12,13 @@ from compress.latency import Latency
 from compress.lock import Ingredients
 from compress.machine import cores, processor
 from compress.metric import top_class
+from compress.model_file import INTEGER_LAYERS
 from compress.report.classes import class_changes
 from compress.report.compression import SCHEMA_VERSION
 from compress.search import LastLook, Result, Search
 from compress.session import optimized_operators, runtime
 from compress.sizes import memory_bytes, packed_bytes
 from compress.verdict import Verdict
-
-# What ONNX Runtime makes of a layer with weights between quantized values.
-_INTEGER_OPERATORS = (
-    *("QGemm", "QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat"),
-    *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger", "ConvInteger"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +163,7 @@ def _int8_share(verdict: Verdict) -> float | None:
         if any(p.qparams is not None for p in node.layer.params().values())
     ]
     operators = optimized_operators(verdict.candidate.model)
-    if sum(operators[kind] for kind in _INTEGER_OPERATORS) != len(integer):
+    if sum(operators[kind] for kind in INTEGER_LAYERS) != len(integer):
         return None
     macs = sum(node.layer.macs(*(network.shapes[i] for i in node.inputs)) for node in integer)
     return macs / network.macs()
