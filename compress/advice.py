@@ -280,8 +280,8 @@ def _about_widths(model: onnx.ModelProto) -> Iterator[str]:
     if odd:
         yield (
             f"widths that are no multiple of {WIDTH} leave lanes of the processor's vectors idle "
-            f"({_few(odd)}): a multiple of 8, better 16, costs as much or less; pruning by "
-            "`hlserve compress` keeps to such widths"
+            f"({_few(odd)}): the next multiple, better one of 16, takes about the same time; "
+            "`hlserve compress` prunes to multiples of 8"
         )
 
 

@@ -161,7 +161,7 @@ def instruction_advice(cpu: Processor) -> list[str]:
     if {"avx512_vnni", "avx_vnni", "avx_vnni_int8"} & set(flags):
         return [
             "int8 instructions: VNNI, which adds up products of 8 bits in 32 without overflow: "
-            "U8S8 and U8U8 gain most"
+            "U8S8 gains most"
         ]
     if {"i8mm", "asimddp"} & set(flags):
         return ["int8 instructions: dot products of ARM; S8S8 and U8U8 gain most"]
