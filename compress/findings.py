@@ -51,6 +51,7 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
     """
     metric = result.judge.metric
     test = prepared.test
+    best = described(result.best, prepared)
     classes = _classes(result, prepared, origin.class_labels)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -79,8 +80,13 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
         "comparisons": sum(verdict.drop is not None for verdict in result.tried),
         "machine": _machine(),
         "original": described(result.original, prepared) | _costs(result.original),
-        "best": described(result.best, prepared) | _costs(result.best),
-        "tried": [described(verdict, prepared) for verdict in result.tried],
+        "best": best | _costs(result.best),
+        "tried": [
+            best
+            if verdict is result.best
+            else described(verdict, prepared, is_close=any(verdict is v for v in result.pareto))
+            for verdict in result.tried
+        ],
         "pareto": [verdict.candidate.name for verdict in result.pareto],
         "test": None if result.test is None else _test(result.test),
         "sensitivity": prepared.sensitivity(_kept_float(result.best)),
@@ -91,14 +97,19 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
     }
 
 
-def described(verdict: Verdict, prepared: Search) -> dict[str, Any]:
-    """One model's row of the report."""
+def described(verdict: Verdict, prepared: Search, *, is_close: bool = True) -> dict[str, Any]:
+    """One model's row of the report.
+
+    An interval takes a function of the user's hundreds of evaluations: only a model that
+    ``is_close`` to being chosen gets one then.
+    """
+    has_interval = is_close or prepared.judge.metric.whole is None
     drop, candidate = verdict.drop, verdict.candidate
     return {
         "name": candidate.name,
         "family": candidate.family,
         "value": _finite(verdict.value),
-        "interval": _interval(verdict, prepared),
+        "interval": _interval(verdict, prepared) if has_interval else None,
         "drop": None if drop is None else drop.estimate,
         "drop_upper": None if drop is None else _finite(drop.upper),
         "parameters": candidate.parameters,

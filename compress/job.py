@@ -358,6 +358,11 @@ def _imported(
     graph: onnx.ModelProto, session: Session, train: Rows, wishes: Wishes, notes: list[str]
 ) -> tuple[Network | None, str]:
     """The graph as a network, or why it cannot be one."""
+    if len(session.outputs) > 1:  # a training watches over one, and a result must have them all
+        names = ", ".join(repr(port.name) for port in session.outputs)
+        reason = f"it has the outputs {names}; what is trained has one"
+        notes.append(f"the file cannot be trained, only quantized: {reason}")
+        return None, reason
     feeds = bind_rows(session, train.take(slice(0, IMPORT_ROWS)))
     try:
         found = import_onnx(graph, feeds, judged_output=wishes.output)

@@ -175,13 +175,14 @@ def _publish(
 ) -> None:
     from compress.findings import findings
     from compress.publish import publish_result
-    from compress.report.folder import write_report
+    from compress.report.folder import report_files, write_report
     from hlserve.cli.compression_summary import closing
 
     found = findings(result, prepared, origin)
-    version = publish_result(result, prepared, origin, found, out)
+    files = report_files(found)
+    version = publish_result(result, prepared, origin, out, found=found, report=files)
     if folder is not None:
-        write_report(found, folder)
+        write_report(files, folder)
     if as_json:
         import msgspec
 

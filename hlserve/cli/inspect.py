@@ -45,7 +45,7 @@ def command(path: Path, as_json: bool) -> None:
         return
     parts = [_heading(folder, metadata)]
     if found is not None:
-        parts += [*_told(found[0]), ""]
+        parts += [*_told(found[0], with_settings=making is None), ""]
     if found is not None and found[0].layers:
         parts.append(_layers_table(found[0]))
     else:
@@ -111,18 +111,18 @@ def _heading(folder: Path, metadata: Metadata | None) -> str:
     return f"{told}: made{made} by {metadata.producer}, {metadata.created}"
 
 
-def _told(report: CompressionReport) -> list[str]:
+def _told(report: CompressionReport, *, with_settings: bool) -> list[str]:
     from compress.report.verdict import short_form
 
-    return [*short_form(report), "", _steps_table(report)]
+    return [*short_form(report), "", _steps_table(report, with_settings=with_settings)]
 
 
-def _steps_table(report: CompressionReport) -> str:
-    """The settings come last: they are the widest."""
+def _steps_table(report: CompressionReport, *, with_settings: bool) -> str:
+    """The settings, which the recipe of a lock tells too, come last: they are the widest."""
     from compress.report.steps import STEPS_HEAD, step_lines
 
     lines = [STEPS_HEAD, *step_lines(report)]
-    head, *rows = [[line[0], *line[2:], line[1]] for line in lines]
+    head, *rows = [[line[0], *line[2:], *([line[1]] if with_settings else [])] for line in lines]
     return _table(rows, head)
 
 

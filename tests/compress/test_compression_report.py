@@ -201,8 +201,8 @@ def test_values_of_the_wrong_kind_are_refused_with_their_place() -> None:
 
 def test_the_folder_holds_page_numbers_and_card_and_is_replaced_whole(tmp_path: Path) -> None:
     report = samples.report() | {"own": np.float32(0.5), "bad": float("nan")}
-    assert write_report(samples.bare(), tmp_path / "out").exists()
-    page = write_report(report, tmp_path / "out")
+    assert write_report(report_files(samples.bare()), tmp_path / "out").exists()
+    page = write_report(report_files(report), tmp_path / "out")
     names = sorted(p.name for p in page.parent.iterdir())
     assert names == ["MODEL_CARD.md", "report.html", "report.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
