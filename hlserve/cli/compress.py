@@ -216,11 +216,15 @@ def _split(facts: ModelFacts, options: dict[str, Any]) -> tuple[Split, int]:
     from hlserve.cli.model_rows import load_for
 
     dataset = load_for(facts, options["data"], target=options["target"])
+    data, evaluation = options["data"], options["evaluation"]
     judge, test = dataset.test, None
-    if options["evaluation"] is not None:
-        other = load_for(facts, options["evaluation"], target=options["target"])
+    names = (data, f"the test rows of {data}", f"the test rows of {data}")
+    if evaluation is not None:
+        other = load_for(facts, evaluation, target=options["target"])
         judge, test = (other.train, dataset.test) if other.test is None else (other.test, None)
-    split = three_way(dataset.train, judge, test, seed=options["seed"])
+        named = evaluation if other.test is None else f"the test rows of {evaluation}"
+        names = (data, named, names[2])
+    split = three_way(dataset.train, judge, test, seed=options["seed"], names=names)
     return split, len(dataset.train)
 
 
