@@ -247,22 +247,26 @@ def _reason(node: onnx.NodeProto, wires: _Wires) -> str:
 
 def _about_shapes(model: onnx.ModelProto) -> Iterator[str]:
     constants = {tensor.name for tensor in model.graph.initializer}
+    free, fixed = [], []
     for port in model.graph.input:
         if port.name in constants or not port.type.tensor_type.HasField("shape"):
             continue
-        dims = port.type.tensor_type.shape.dim
-        free = [d.dim_param or "?" for d in dims[1:] if not d.HasField("dim_value")]
-        if free:
-            yield (
-                f"input {port.name!r} has free dimensions besides the batch ({', '.join(free)}): "
-                "the figures hold for the size that was tried; export with fixed sizes where only "
-                "one is served"
-            )
-        if dims and dims[0].HasField("dim_value"):
-            yield (
-                f"input {port.name!r} takes batches of {dims[0].dim_value} only: calls cannot be "
-                "joined; export with a free first dimension"
-            )
+        batch, *inner = port.type.tensor_type.shape.dim or [onnx.TensorShapeProto.Dimension()]
+        names = [d.dim_param or "?" for d in inner if not d.HasField("dim_value")]
+        if names:
+            free.append(f"{port.name}: {', '.join(names)}")
+        if batch.HasField("dim_value"):
+            fixed.append(f"{port.name}: {batch.dim_value}")
+    if free:
+        yield (
+            f"free dimensions besides the batch ({_few(free, '; ')}): the figures hold for the "
+            "size that was tried; export with fixed sizes where only one is served"
+        )
+    if fixed:
+        yield (
+            f"batches of one size only ({_few(fixed, '; ')}): calls cannot be joined; export with "
+            "a free first dimension"
+        )
 
 
 def _about_widths(model: onnx.ModelProto) -> Iterator[str]:
@@ -342,6 +346,6 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or f"{node.op_type} {node.output[0]}"
 
 
-def _few(names: Sequence[str]) -> str:
+def _few(names: Sequence[str], between: str = ", ") -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    return between.join(names[:MOST_NAMED]) + more

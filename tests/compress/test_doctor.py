@@ -201,9 +201,9 @@ def test_the_width_of_a_layer_is_what_it_answers_with(node, weight, width):
 def test_free_dimensions_and_fixed_batches_are_told():
     relu = [helper.make_node("Relu", ["x"], ["y"])]
     (told,) = advice(graph(relu, {}, x=("batch", "time", 8), y=("batch", "time", 8)))
-    assert "free dimensions besides the batch (time)" in told
+    assert "free dimensions besides the batch (x: time)" in told
     (told,) = advice(graph(relu, {}, x=(4, 8), y=(4, 8)))
-    assert "takes batches of 4 only" in told
+    assert "batches of one size only (x: 4)" in told
 
 
 def test_double_precision_is_told():
