@@ -182,9 +182,9 @@ def _about_integers(
     n_integer, left = integer_layers(operators), quantizers_left(optimized)
     if n_integer:
         yield (
-            f"it is quantized already: {n_integer} layers run in integers, and "
-            f"{left.n_between} quantizers stand between layers; `hlserve compress` gets further "
-            "from the float file"
+            f"it is quantized already: layers that run in integers: {n_integer}, quantizers that "
+            f"stand between layers: {left.n_between}; `hlserve compress` gets further from the "
+            "float file"
         )
     else:
         reasons = "; ".join(_reasons(model)) or "the runtime has no integer form for its operators"

@@ -30,6 +30,7 @@ FORMATS = {  # activations, weights
     "U8U8": (TensorProto.UINT8, TensorProto.UINT8),
     "S8S8": (TensorProto.INT8, TensorProto.INT8),
 }
+WORTH_THREADS = 1.05  # times as fast; for less nobody gives another core
 DIMENSION = 8  # that a free dimension other than the batch gets
 _GPUS: Mapping[Provider, str] = {
     "cuda": "CUDAExecutionProvider",
@@ -293,10 +294,10 @@ def _about_times(latency: Mapping[int, Mapping[int, Latency]], floor_s: float) -
     for batch, alone in latency[1].items():
         best = min(latency, key=lambda n: latency[n][batch].p50_s)
         gain = speed_up(alone, latency[best][batch])
-        if best > 1 and gain.lower > 1:
+        if best > 1 and gain.lower > 1 and gain.ratio >= WORTH_THREADS:
             found.append(
                 f"at batch {batch} {best} threads answer fastest, {gain.ratio:.2f}x as fast as one"
             )
         else:
-            found.append(f"at batch {batch} more threads than one are no sure gain")
+            found.append(f"at batch {batch} more threads than one are no gain worth a core")
     return found

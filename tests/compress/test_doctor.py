@@ -106,7 +106,7 @@ def test_quantizers_at_both_ends_are_not_counted():
     left = quantizers_left(runs)
     assert (left.n_between, left.n_weights) == (0, 0)
     (told,) = advice(model)
-    assert told.startswith("it is quantized already: 1 layers run in integers")
+    assert "layers that run in integers: 1, quantizers that stand between layers: 0" in told
 
 
 @pytest.mark.parametrize(
