@@ -81,12 +81,7 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
         "machine": _machine(),
         "original": described(result.original, prepared) | _costs(result.original),
         "best": best | _costs(result.best),
-        "tried": [
-            best
-            if verdict is result.best
-            else described(verdict, prepared, is_close=any(verdict is v for v in result.pareto))
-            for verdict in result.tried
-        ],
+        "tried": _tried(result, prepared, best),
         "pareto": [verdict.candidate.name for verdict in result.pareto],
         "test": None if result.test is None else _test(result.test),
         "sensitivity": prepared.sensitivity(_kept_float(result.best)),
@@ -136,6 +131,15 @@ def described(verdict: Verdict, prepared: Search, *, is_close: bool = True) -> d
 
 
 # ----- below
+
+
+def _tried(result: Result, prepared: Search, best: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every candidate's row; that of the chosen one is known already."""
+    close = {id(verdict) for verdict in result.pareto}
+    return [
+        best if v is result.best else described(v, prepared, is_close=id(v) in close)
+        for v in result.tried
+    ]
 
 
 def _finite(value: float) -> float | None:
