@@ -6,7 +6,8 @@ three kinds of 8-bit integers, and a model that does nothing, whose time is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.latency import Latency, batch_sizes, measure
-from compress.machine import cores, processor
-from compress.session import Session, optimized_operators, runtime
-from hlserve.errors import DataError
+from compress.advice import WARNING, Quantizers, graph_advice, integer_layers, quantizers_left
+from compress.latency import Latency, batch_sizes, measure, speed_up
+from compress.machine import Processor, cores, processor
+from compress.session import Provider, Session, optimized, runtime
+from hlserve.errors import ConfigError, DataError
 from hlserve.nn.param import Array
 
 OPSET, IR_VERSION = 21, 10
@@ -28,9 +30,12 @@ FORMATS = {  # activations, weights
     "U8U8": (TensorProto.UINT8, TensorProto.UINT8),
     "S8S8": (TensorProto.INT8, TensorProto.INT8),
 }
+WORTH_THREADS = 1.05  # times as fast; for less nobody gives another core
 DIMENSION = 8  # that a free dimension other than the batch gets
-_UNFUSED = ("QuantizeLinear", "DequantizeLinear")
-_INTEGERS = ("QGemm", "QLinear", "Integer", "DynamicQuantize", "NBits")
+_GPUS: Mapping[Provider, str] = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Machine:
         floor_s: the median of a call that computes nothing, seconds.
         gains: for a product and a convolution, how many times as fast as floats each 8-bit
             format is; below 1 it is slower.
+        advice: in plain words.
     """
 
     cpu: str
@@ -53,6 +59,7 @@ class Machine:
     providers: tuple[str, ...]
     floor_s: float
     gains: dict[str, dict[str, float]]
+    advice: tuple[str, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -66,11 +73,15 @@ class ModelFindings:
     Attributes:
         latency: by threads, then by batch size.
         operators: how many of each stand in the graph that ONNX Runtime really runs.
+        integer_layers: how many operators with weights run in integers.
+        quantizers: what of a quantized graph was not taken into such operators.
         advice: in plain words.
     """
 
     latency: dict[int, dict[int, Latency]]
     operators: dict[str, int]
+    integer_layers: int
+    quantizers: Quantizers
     advice: tuple[str, ...]
 
     def described(self) -> dict[str, Any]:
@@ -79,7 +90,13 @@ class ModelFindings:
             str(threads): {str(b): {"p50": t.p50_s, "p95": t.p95_s} for b, t in found.items()}
             for threads, found in self.latency.items()
         }
-        return {"latency_s": latency, "operators": self.operators, "advice": list(self.advice)}
+        return {
+            "latency_s": latency,
+            "operators": self.operators,
+            "integer_layers": self.integer_layers,
+            "quantizers": asdict(self.quantizers),
+            "advice": list(self.advice),
+        }
 
 
 def examine_machine() -> Machine:
@@ -92,9 +109,9 @@ def examine_machine() -> Machine:
         models |= {name: _layer(kind, types) for name, types in FORMATS.items()}
         times = _medians(models)
         gains[kind] = {name: times[FLOATS] / times[name] for name in FORMATS}
-    return Machine(
-        cpu.model, tuple(cpu.flags or ()), cores().usable, version, providers, floor, gains
-    )
+    advice = (*instruction_advice(cpu), *_about_gains(gains), *_about_gpus(providers))
+    flags = tuple(cpu.flags or ())
+    return Machine(cpu.model, flags, cores().usable, version, providers, floor, gains, advice)
 
 
 def examine_model(
@@ -111,22 +128,80 @@ def examine_model(
         DataError: it does not run on rows that are made up.
     """
     content = model.SerializeToString()
-    latency: dict[int, dict[int, Latency]] = {}
-    for threads in _thread_counts(cores().usable):
-        session = Session(content, threads=threads)
-        feeds = _made_up(session)
-        sizes = batch_sizes(session, batches)
-        found = measure({"model": session}, feeds, sizes, budget_s=BUDGET_S)
-        latency[threads] = found["model"]
-    operators = dict(optimized_operators(content).most_common())
-    return ModelFindings(latency, operators, tuple(_advice(latency, operators, floor_s)))
+    sessions = {n: Session(content, threads=n) for n in thread_counts(cores().threads)}
+    feeds, sizes = _made_up(sessions[1]), batch_sizes(sessions[1], batches)
+    named = {str(n): session for n, session in sessions.items()}
+    times = measure(named, feeds, sizes, budget_s=BUDGET_S * len(named))  # all of them in turns
+    latency = {n: times[str(n)] for n in sessions}
+    runs = optimized(content)
+    operators = dict(Counter(node.op_type for node in runs.graph.node).most_common())
+    advice = (*graph_advice(model, runs), *_about_times(latency, floor_s))
+    # What makes it needlessly slow comes first.
+    advice = tuple(sorted(advice, key=lambda told: not told.startswith(WARNING)))
+    return ModelFindings(
+        latency, operators, integer_layers(operators), quantizers_left(runs), advice
+    )
+
+
+def thread_counts(usable: int) -> list[int]:
+    """The numbers of threads to try: powers of two, half of what there is, and all of it."""
+    powers = [2**k for k in range(7) if 2**k <= usable]
+    return sorted({*powers, max(1, usable // 2), usable})
+
+
+def instruction_advice(cpu: Processor) -> list[str]:
+    """What the processor's 8-bit instructions mean, or that it has none."""
+    flags = cpu.flags
+    if flags is None:
+        return ["which instructions the processor has is not known here: trust what was measured"]
+    if "amx_int8" in flags:
+        return [
+            "int8 instructions: AMX, which multiplies whole tiles of U8S8; the larger the batch, "
+            "the more it gains"
+        ]
+    if {"avx512_vnni", "avx_vnni", "avx_vnni_int8"} & set(flags):
+        return [
+            "int8 instructions: VNNI, which adds up products of 8 bits in 32 without overflow: "
+            "U8S8 gains most"
+        ]
+    if {"i8mm", "asimddp"} & set(flags):
+        return ["int8 instructions: dot products of ARM; S8S8 and U8U8 gain most"]
+    if "avx2" in flags:
+        return [
+            f"{WARNING}no int8 instructions (VNNI, AMX): integers gain less here, and U8S8 adds up "
+            "in 16 bits, where large sums are cut off; check the accuracy on this machine"
+        ]
+    return [f"{WARNING}no int8 instructions were found: integers make files smaller, not faster"]
 
 
 # ----- below
 
 
-def _thread_counts(usable: int) -> list[int]:
-    return [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= usable]
+def _about_gains(gains: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Kinds of layers for which no integers were measured to gain."""
+    return [
+        f"{WARNING}8-bit integers were not faster than floats for {kind}: smaller files only"
+        for kind, by_format in gains.items()
+        if max(by_format.values()) <= 1
+    ]
+
+
+def _about_gpus(providers: Sequence[str]) -> list[str]:
+    """Each GPU provider that is installed, tried out; or how to get one."""
+    installed = [provider for provider, name in _GPUS.items() if name in providers]
+    if not installed:
+        return [
+            "no GPU provider in this ONNX Runtime; for an NVIDIA GPU type: "
+            'pip install "hlserve[gpu]"'
+        ]
+    told = []
+    for provider in installed:
+        try:
+            Session(_nothing().SerializeToString(), provider=provider)
+            told.append(f"a GPU answers: `hlserve compress --provider {provider}` measures there")
+        except ConfigError as error:
+            told.append(f"{WARNING}{_GPUS[provider]} is installed, and does not run: {error}")
+    return told
 
 
 def _made_up(session: Session) -> dict[str, Array]:
@@ -207,9 +282,8 @@ def _model(
     return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
 
 
-def _advice(
-    latency: Mapping[int, Mapping[int, Latency]], operators: Mapping[str, int], floor_s: float
-) -> list[str]:
+def _about_times(latency: Mapping[int, Mapping[int, Latency]], floor_s: float) -> list[str]:
+    """What the figures say of calls and of threads; more of these only where surely faster."""
     found = []
     smallest = min(latency[1])
     if latency[1][smallest].p50_s < 2 * floor_s:
@@ -217,14 +291,13 @@ def _advice(
             f"batch {smallest} takes less than twice the floor of a call: smaller models hardly "
             "answer faster, larger batches do"
         )
-    best = min(latency, key=lambda threads: latency[threads][smallest].p50_s)
-    found.append(f"at batch {smallest} {best} thread{'s' if best > 1 else ''} answer fastest")
-    n_integer = sum(n for kind, n in operators.items() if any(w in kind for w in _INTEGERS))
-    loose = sum(operators.get(kind, 0) for kind in _UNFUSED)
-    if n_integer:
-        found.append(f"{n_integer} operators run in integers; {loose} quantizers stand between")
-    if {"GRU", "RNN"} & operators.keys():
-        found.append("GRU and RNN have no integer form in ONNX Runtime; pruning makes them smaller")
-    if "LSTM" in operators:
-        found.append("LSTM has a dynamic int8 form, which `hlserve compress` tries")
+    for batch, alone in latency[1].items():
+        best = min(latency, key=lambda n: latency[n][batch].p50_s)
+        gain = speed_up(alone, latency[best][batch])
+        if best > 1 and gain.lower > 1 and gain.ratio >= WORTH_THREADS:
+            found.append(
+                f"at batch {batch} {best} threads answer fastest, {gain.ratio:.2f}x as fast as one"
+            )
+        else:
+            found.append(f"at batch {batch} more threads than one are no gain worth a core")
     return found

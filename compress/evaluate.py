@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -239,8 +239,22 @@ def fixed_batch(session: Session) -> int | None:
     return next(iter(sizes)) if len(sizes) == 1 else None
 
 
-def require_classes(output: str, labels: Array, n_classes: int | None, *, where: str = "") -> None:
+def require_classes(
+    output: str,
+    labels: Array,
+    n_classes: int | None,
+    *,
+    where: str = "",
+    name_row: Callable[[int], str] = "row {}".format,
+) -> None:
     """Refuses labels that are no classes of an output that tells ``n_classes`` apart, or any.
+
+    Args:
+        output: whose classes they should be.
+        labels: of the rows.
+        n_classes: how many there are; None where any number of them may be.
+        where: what the message starts with.
+        name_row: what the message calls a row.
 
     Raises:
         DataError: names the first such row.
@@ -256,7 +270,7 @@ def require_classes(output: str, labels: Array, n_classes: int | None, *, where:
         told = f"output {output!r} tells {n_classes} classes apart, 0 to {n_classes - 1}"
         if labels.min() == 1 and labels.max() == n_classes:
             told += "; these labels seem to count from 1"
-    raise DataError(f"{where}label {wrong} does not fit, in row {row}: {told}")
+    raise DataError(f"{where}label {wrong} does not fit, in {name_row(row)}: {told}")
 
 
 def ends_in_softmax(model: onnx.ModelProto, output: str) -> bool:

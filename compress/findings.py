@@ -12,18 +12,13 @@ from compress.latency import Latency
 from compress.lock import Ingredients
 from compress.machine import cores, processor
 from compress.metric import top_class
+from compress.model_file import INTEGER_LAYERS
 from compress.report.classes import class_changes
 from compress.report.compression import SCHEMA_VERSION
 from compress.search import LastLook, Result, Search
 from compress.session import optimized_operators, runtime
 from compress.sizes import memory_bytes, packed_bytes
 from compress.verdict import Verdict
-
-# What ONNX Runtime makes of a layer with weights between quantized values.
-_INTEGER_OPERATORS = (
-    *("QGemm", "QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat"),
-    *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger", "ConvInteger"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +51,7 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
     """
     metric = result.judge.metric
     test = prepared.test
+    best = described(result.best, prepared)
     classes = _classes(result, prepared, origin.class_labels)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -84,8 +80,8 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
         "comparisons": sum(verdict.drop is not None for verdict in result.tried),
         "machine": _machine(),
         "original": described(result.original, prepared) | _costs(result.original),
-        "best": described(result.best, prepared) | _costs(result.best),
-        "tried": [described(verdict, prepared) for verdict in result.tried],
+        "best": best | _costs(result.best),
+        "tried": _tried(result, prepared, best),
         "pareto": [verdict.candidate.name for verdict in result.pareto],
         "test": None if result.test is None else _test(result.test),
         "sensitivity": prepared.sensitivity(_kept_float(result.best)),
@@ -96,14 +92,19 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
     }
 
 
-def described(verdict: Verdict, prepared: Search) -> dict[str, Any]:
-    """One model's row of the report."""
+def described(verdict: Verdict, prepared: Search, *, is_close: bool = True) -> dict[str, Any]:
+    """One model's row of the report.
+
+    An interval takes a function of the user's hundreds of evaluations: only a model that
+    ``is_close`` to being chosen gets one then.
+    """
+    has_interval = is_close or prepared.judge.metric.whole is None
     drop, candidate = verdict.drop, verdict.candidate
     return {
         "name": candidate.name,
         "family": candidate.family,
         "value": _finite(verdict.value),
-        "interval": _interval(verdict, prepared),
+        "interval": _interval(verdict, prepared) if has_interval else None,
         "drop": None if drop is None else drop.estimate,
         "drop_upper": None if drop is None else _finite(drop.upper),
         "parameters": candidate.parameters,
@@ -130,6 +131,15 @@ def described(verdict: Verdict, prepared: Search) -> dict[str, Any]:
 
 
 # ----- below
+
+
+def _tried(result: Result, prepared: Search, best: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every candidate's row; that of the chosen one is known already."""
+    close = {id(verdict) for verdict in result.pareto}
+    return [
+        best if v is result.best else described(v, prepared, is_close=id(v) in close)
+        for v in result.tried
+    ]
 
 
 def _finite(value: float) -> float | None:
@@ -168,7 +178,7 @@ def _int8_share(verdict: Verdict) -> float | None:
         if any(p.qparams is not None for p in node.layer.params().values())
     ]
     operators = optimized_operators(verdict.candidate.model)
-    if sum(operators[kind] for kind in _INTEGER_OPERATORS) != len(integer):
+    if sum(operators[kind] for kind in INTEGER_LAYERS) != len(integer):
         return None
     macs = sum(node.layer.macs(*(network.shapes[i] for i in node.inputs)) for node in integer)
     return macs / network.macs()

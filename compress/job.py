@@ -26,11 +26,11 @@ from compress.model_file import parameter_count, read_onnx
 from compress.onnx_import import IMPORT_ROWS, NotImportableError, import_onnx
 from compress.planner import Planner
 from compress.recipe import Recipe
-from compress.row_checks import require_finite_answers, require_sane, takes_gaps, warnings_about
+from compress.row_checks import require_finite_answers, require_sound, takes_gaps, warnings_about
 from compress.search import ORIGINAL, Bench, Result, Search, Tell, search
 from compress.session import Provider, Session
 from compress.shaping import Shaper
-from compress.splits import Split, three_way
+from compress.splits import Place, Split, three_way
 from compress.student import student_for
 from compress.teacher import learning_data, teacher_logits
 from compress.technique import Data
@@ -115,9 +115,9 @@ def prepare(model: Model, split: Split, wishes: Wishes, effort: Effort) -> tuple
         wishes.batches,
         wishes.require_proof,
     )
-    _require_sane(split, judge, session, takes_gaps(graph))
+    require_sound(split, judge, session, has_gaps=takes_gaps(graph))
     notes = [split.note] if split.note else []
-    bench = _bench(session, judge, split.search)
+    bench = _bench(session, judge, split.search, split.search_place)
     notes += warnings_about(judge, bench.answers, split.search.y)
     subject = _subject(model, graph, session, split.train, wishes, effort, notes)
     network = subject.network
@@ -134,7 +134,7 @@ def prepare(model: Model, split: Split, wishes: Wishes, effort: Effort) -> tuple
         is_valid=is_valid(graph),
         judge=judge,
         bench=bench,
-        test=None if split.test is None else _bench(session, judge, split.test),
+        test=None if split.test is None else _bench(session, judge, split.test, split.test_place),
         ladder=lambda goal, clock: subject.ladder(prepared, goal, clock),
         sensitivity=subject.sensitivity,
         n_train=len(split.train),
@@ -228,6 +228,7 @@ def compress(
         None if valid is None else _as_rows(valid),
         None if test is None else _as_rows(test),
         seed=seed,
+        names=("train", "valid", "test"),
     )
     with (
         tempfile.TemporaryDirectory(prefix="hlserve-") as temporary,
@@ -361,6 +362,7 @@ def _imported(
     feeds = bind_rows(session, train.take(slice(0, IMPORT_ROWS)))
     try:
         found = import_onnx(graph, feeds, judged_output=wishes.output, labels=train.y)
+        _require_every_output(session, found.network)
     except NotImportableError as error:
         notes.append(f"the file cannot be trained, only quantized: {error}")
         return None, str(error)
@@ -368,18 +370,10 @@ def _imported(
     return found.network, ""
 
 
-def _require_sane(split: Split, judge: Judge, session: Session, has_gaps: bool) -> None:
-    parts = [("rows to judge with", split.search), ("rows to learn from", split.train)]
-    if split.test is not None:
-        parts.append(("rows for the last look", split.test))
-    for n, (where, rows) in enumerate(parts):
-        require_sane(rows, judge, session, has_gaps=has_gaps, where=where, judges=n == 0)
-
-
-def _bench(session: Session, judge: Judge, rows: Rows) -> Bench:
+def _bench(session: Session, judge: Judge, rows: Rows, place: Place) -> Bench:
     feeds = bind_rows(session, rows)
     answers = judge.answers(session, feeds)
-    require_finite_answers(judge, answers)
+    require_finite_answers(judge, answers, place)
     targets = rows.y if judge.metric.needs_labels else answers
     assert targets is not None  # make_judge
     return Bench(feeds, targets, answers, judge.value(answers, targets))

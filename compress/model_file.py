@@ -25,14 +25,19 @@ from hlserve.errors import ModelFileError
 
 MAX_BYTES = 2**31 - 1  # what one protobuf message can hold; weights beyond stay out of reach
 
-_QUANTIZED_OPERATORS = frozenset(
-    {
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-        *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm"),
-        *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "QAttention"),
-        *("MatMulNBits", "GatherBlockQuantized"),
-    }
+# Operators by what they do with integers; ONNX Runtime's own among them.
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+INTEGER_LAYERS = (  # with weights
+    *("QGemm", "QLinearConv", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"),
+    *("ConvInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"),
+    *("MatMulNBits", "GatherBlockQuantized"),
 )
+INTEGER_NEIGHBOURS = (  # what computes with integers between layers
+    *("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu"),
+    *("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearSoftmax", "QLinearReduceMean"),
+    *("QLinearWhere",),
+)
+_QUANTIZED_OPERATORS = frozenset((*QUANTIZERS, *INTEGER_LAYERS, *INTEGER_NEIGHBOURS))
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:

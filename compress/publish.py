@@ -16,7 +16,6 @@ from compress.evaluate import fixed_batch, take_rows
 from compress.findings import Origin
 from compress.lock import Environment, Lock
 from compress.recipe import Recipe
-from compress.report.folder import report_files
 from compress.search import Result, Search
 from compress.session import Port, Session
 from compress.trainee import BLAS_THREADS
@@ -29,11 +28,23 @@ GOLDEN_ROWS = 4
 
 
 def publish_result(
-    result: Result, prepared: Search, origin: Origin, found: dict[str, Any], out: Path
+    result: Result,
+    prepared: Search,
+    origin: Origin,
+    out: Path,
+    *,
+    found: Mapping[str, Any],
+    report: Mapping[str, bytes],
 ) -> int:
     """Publishes ``result.best`` as the next version at ``out``; answers its number.
 
-    ``found`` is what ``findings`` says of the result; it becomes the report beside the model.
+    Args:
+        result: of the search.
+        prepared: the search itself.
+        origin: what it was made from.
+        out: the model's folder, ROOT/NAME.
+        found: what ``findings`` says of the result.
+        report: drawn from it, see ``report.folder.report_files``; stands beside the model.
 
     Raises:
         RepositoryError: see ``hlserve.repository.publish``; nothing half-written is left.
@@ -64,7 +75,7 @@ def publish_result(
         metadata=described,
         golden=_golden(session, prepared.bench.feeds),
         recipe_lock=lock(result, prepared, origin),
-        report=report_files(found),
+        report=report,
     )
 
 

@@ -161,7 +161,8 @@ def _remade(lock: Lock, source: Model, train: Rows, teacher: Model, *, progress:
         root = student_for(made_of.student, source, train, seed=seed)
     if recipe.steps and not isinstance(root, Network):
         some = bind_rows(Session(root.SerializeToString()), train.take(slice(0, IMPORT_ROWS)))
-        root = import_onnx(root, some, judged_output=made_of.output, labels=train.y).network
+        found = import_onnx(root, some, judged_output=made_of.output, labels=train.y)
+        root = found.network
     if not isinstance(root, Network):
         feeds = bind_rows(Session(root.SerializeToString()), train)
         return remake(root, recipe, feeds=feeds, seed=seed).model

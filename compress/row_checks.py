@@ -14,6 +14,7 @@ import onnx
 from compress.evaluate import Judge, require_classes
 from compress.metric import ACCURACY, F1, MAE, MSE, ROC_AUC, Metric, hold_marks, top_class
 from compress.session import Session
+from compress.splits import NOWHERE, Place, Split
 from hlserve.datasets import Rows
 from hlserve.errors import DataError
 from hlserve.nn.param import Array
@@ -35,8 +36,33 @@ def takes_gaps(model: onnx.ModelProto) -> bool:
     return any(node.op_type in _FILLS_GAPS for node in (*model.graph.node, *functions))
 
 
+def require_sound(split: Split, judge: Judge, session: Session, *, has_gaps: bool) -> None:
+    """``require_sane`` of all rows: to judge with, to learn from, and for the last look.
+
+    Raises:
+        DataError: see ``require_sane``.
+    """
+    parts = [
+        ("rows to judge with", split.search, split.search_place),
+        ("rows to learn from", split.train, split.train_place),
+    ]
+    if split.test is not None:
+        parts.append(("rows for the last look", split.test, split.test_place))
+    for n, (where, rows, place) in enumerate(parts):
+        require_sane(
+            rows, judge, session, has_gaps=has_gaps, where=where, place=place, judges=n == 0
+        )
+
+
 def require_sane(
-    rows: Rows, judge: Judge, session: Session, *, has_gaps: bool, where: str, judges: bool = True
+    rows: Rows,
+    judge: Judge,
+    session: Session,
+    *,
+    has_gaps: bool,
+    where: str,
+    place: Place = NOWHERE,
+    judges: bool = True,
 ) -> None:
     """Refuses rows that cannot be run, or whose labels cannot be compared with the answers.
 
@@ -49,6 +75,7 @@ def require_sane(
         session: the original.
         has_gaps: whether the model takes NaN, see ``takes_gaps``.
         where: what the message calls the rows.
+        place: where they stand in what the user gave.
         judges: False for rows that are only learned from, which may be of one class.
 
     Raises:
@@ -57,14 +84,14 @@ def require_sane(
     if len(rows) == 0:
         raise DataError(f"{where}: there are no rows")
     for name, array in rows.inputs.items():
-        _require_numbers(array, f"{where}: input {name!r}", has_gaps=has_gaps)
+        _require_numbers(array, f"{where}: input {name!r}", place, has_gaps=has_gaps)
     if rows.y is not None and judge.metric.needs_labels:
-        _require_labels(rows.y, judge, session, where)
+        _require_labels(rows.y, judge, session, where, place)
         if judges:
             _require_two_classes(rows.y, judge.metric, where)
 
 
-def require_finite_answers(judge: Judge, answers: Array) -> None:
+def require_finite_answers(judge: Judge, answers: Array, place: Place = NOWHERE) -> None:
     """Refuses an original whose numbers are infinite, for a metric that reckons with them.
 
     NaN is refused by ``Judge.answers``.
@@ -77,7 +104,7 @@ def require_finite_answers(judge: Judge, answers: Array) -> None:
     row = _first(~np.isfinite(answers))
     if row is not None:
         raise DataError(
-            f"the original answers row {row} with an infinite number in output "
+            f"the original answers {place.row(row)} with an infinite number in output "
             f"{judge.output!r}; {judge.metric.name} cannot be compared there"
         )
 
@@ -98,7 +125,7 @@ def warnings_about(judge: Judge, answers: Array, labels: Array | None) -> list[s
 # ----- below: what is refused
 
 
-def _require_numbers(array: Array, where: str, *, has_gaps: bool) -> None:
+def _require_numbers(array: Array, where: str, place: Place, *, has_gaps: bool) -> None:
     if array.dtype.kind != "f":
         return
     for first, block in row_blocks(array):
@@ -107,12 +134,14 @@ def _require_numbers(array: Array, where: str, *, has_gaps: bool) -> None:
         row = _first(np.isnan(block))
         if row is not None and not has_gaps:
             raise DataError(
-                f"{where}: row {first + row} holds NaN, and the model does not fill gaps; "
+                f"{where}: {place.row(first + row)} holds NaN, and the model does not fill gaps; "
                 "fill them, or leave such rows out"
             )
         row = _first(np.isinf(block))
         if row is not None and not _is_additive_mask(block):
-            raise DataError(f"{where}: row {first + row} holds infinity, expected finite numbers")
+            raise DataError(
+                f"{where}: {place.row(first + row)} holds infinity, expected finite numbers"
+            )
 
 
 def _is_additive_mask(block: Array) -> bool:
@@ -120,7 +149,9 @@ def _is_additive_mask(block: Array) -> bool:
     return bool(np.all((block == 0) | (block == -np.inf)))
 
 
-def _require_labels(labels: Array, judge: Judge, session: Session, where: str) -> None:
+def _require_labels(
+    labels: Array, judge: Judge, session: Session, where: str, place: Place
+) -> None:
     if labels.dtype.kind not in "iubf":
         raise DataError(
             f"{where}: labels are {labels.dtype}, expected numbers; give each class a number from 0"
@@ -128,7 +159,7 @@ def _require_labels(labels: Array, judge: Judge, session: Session, where: str) -
     if labels.dtype.kind == "f":
         row = _first(~np.isfinite(labels))
         if row is not None:
-            raise DataError(f"{where}: the label of row {row} is NaN or infinite")
+            raise DataError(f"{where}: the label of {place.row(row)} is NaN or infinite")
     if not judge.metric.is_of_classes:
         return
     if labels.dtype.kind == "f":
@@ -137,7 +168,7 @@ def _require_labels(labels: Array, judge: Judge, session: Session, where: str) -
             "are whole numbers from 0; convert them, or take --metric mse or mae"
         )
     n_classes = _n_classes(judge, session, labels)
-    require_classes(judge.output, labels, n_classes, where=f"{where}: ")
+    require_classes(judge.output, labels, n_classes, where=f"{where}: ", name_row=place.row)
 
 
 def _n_classes(judge: Judge, session: Session, labels: Array) -> int | None:

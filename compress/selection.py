@@ -14,45 +14,11 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.bound import CONFIDENCE, corrected, student_quantile, upper_bound
-from compress.metric import Metric
+from compress.bound import CONFIDENCE
 
 Losses = NDArray[np.float64]
 
 DRAWS = 40_000  # the confidence that is reached errs by 0.1 %, one standard deviation
-
-
-def selected_upper(
-    losses: Losses,
-    chosen: int,
-    confidence: float = CONFIDENCE,
-    *,
-    metric: Metric | None = None,
-    row_cost: float | None = None,
-) -> float:
-    """The one-sided bound of the chosen candidate's mean loss, however it was chosen.
-
-    The bounds of all candidates hold together with ``confidence``, so also that of any one
-    chosen by these rows. Never above Bonferroni's.
-
-    Args:
-        losses: how much worse each row got with each candidate, (candidates, rows): of every
-            candidate that was looked at, those that were refused included.
-        chosen: which one is handed back.
-        confidence: one-sided.
-        metric: whose bound is taken, see ``bound.drop``; None for a t bound.
-        row_cost: see ``bound.drop``.
-    """
-    comparisons = effective_comparisons(losses, confidence)
-    level = corrected(confidence, comparisons)
-    own = losses[chosen]
-    if metric is not None:
-        return upper_bound(metric, own, level, row_cost)
-    n = losses.shape[1]
-    if n < 2:
-        return math.inf
-    spread = float(np.std(own, ddof=1)) / math.sqrt(n)
-    return float(np.mean(own)) + student_quantile(level, n - 1) * spread
 
 
 def effective_comparisons(
@@ -67,7 +33,8 @@ def effective_comparisons(
     one by itself.
 
     Args:
-        losses: see ``selected_upper``.
+        losses: how much worse each row got with each candidate, (candidates, rows): of every
+            candidate that was looked at, those that were refused included.
         confidence: one-sided.
         seed: of the draws.
     """

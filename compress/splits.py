@@ -7,7 +7,7 @@ report comes from rows that took part in nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -27,6 +27,31 @@ NOTABLE_DUPLICATES = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where rows stand in what the user gave, so that messages name the user's own row.
+
+    Attributes:
+        source: what a message calls it, such as ``train.npz``; empty where it has no name.
+        numbers: of each row there, from 0; None where the rows stand as they came.
+    """
+
+    source: str = ""
+    numbers: Array | None = None
+
+    def row(self, index: int) -> str:
+        """One of the rows in words: ``row 4217 of train.npz``."""
+        number = index if self.numbers is None else int(self.numbers[index])
+        return f"row {number} of {self.source}" if self.source else f"row {number}"
+
+    def take(self, indices: Array) -> Place:
+        """The place of some of the rows."""
+        return Place(self.source, indices if self.numbers is None else self.numbers[indices])
+
+
+NOWHERE = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """Rows by their purpose, none of them in two.
 
@@ -36,15 +61,26 @@ class Split:
         test: looked at once, at the end, for the model that is handed back; None where the rows
             are too few to be divided.
         note: what a reader must know, sentence by sentence; or empty.
+        train_place, search_place, test_place: of each of them.
     """
 
     train: Rows
     search: Rows
     test: Rows | None
     note: str
+    train_place: Place = NOWHERE
+    search_place: Place = NOWHERE
+    test_place: Place = NOWHERE
 
 
-def three_way(train: Rows, evaluation: Rows | None, test: Rows | None, *, seed: int) -> Split:
+def three_way(
+    train: Rows,
+    evaluation: Rows | None,
+    test: Rows | None,
+    *,
+    seed: int,
+    names: tuple[str, str, str] = ("", "", ""),
+) -> Split:
     """Training, search and test rows, from what there is.
 
     Rows to judge with and test rows are taken as they are. One of them alone is divided, 60 to
@@ -57,6 +93,7 @@ def three_way(train: Rows, evaluation: Rows | None, test: Rows | None, *, seed: 
         evaluation: rows that were named to judge with.
         test: test rows of the data's own.
         seed: of the divisions.
+        names: what messages call the three.
 
     Raises:
         DataError: a part is empty, or there are too few rows to set any apart.
@@ -64,17 +101,18 @@ def three_way(train: Rows, evaluation: Rows | None, test: Rows | None, *, seed: 
     for what, rows in (("learn from", train), ("judge with", evaluation), ("test on", test)):
         if rows is not None and len(rows) == 0:
             raise DataError(f"there are no rows to {what}")
+    place, *others_places = map(Place, names)
     if evaluation is not None and test is not None:
-        split = Split(train, evaluation, test, "")
+        split = Split(train, evaluation, test, "", place, *others_places)
     elif evaluation is not None or test is not None:
         others = evaluation if evaluation is not None else test
         assert others is not None
-        search, last, note = _divided(others, TEST_SHARE_OF_OTHERS, seed)
-        split = Split(train, search, last, note)
+        where = others_places[0 if evaluation is not None else 1]
+        split = _divided(train, place, (others, where), TEST_SHARE_OF_OTHERS, seed)
     else:
-        split = _from_training_rows(train, seed)
+        split = _from_training_rows(train, place, seed)
     notes = [split.note, *_duplicates(split)]
-    return Split(split.train, split.search, split.test, " ".join(n for n in notes if n))
+    return replace(split, note=" ".join(n for n in notes if n))
 
 
 def share_of_duplicates(train: Rows, others: Rows) -> float:
@@ -99,30 +137,35 @@ def classes_of(rows: Rows) -> Array | None:
 # ----- below
 
 
-def _from_training_rows(train: Rows, seed: int) -> Split:
+def _from_training_rows(train: Rows, place: Place, seed: int) -> Split:
     n = len(train)
     is_divided = n * (SEARCH_SHARE + TEST_SHARE) >= FEWEST_DIVIDED
     share = SEARCH_SHARE + TEST_SHARE if is_divided else SEARCH_SHARE
     kept, apart = validation_split(n, share, seed=seed, labels=classes_of(train))
-    search, test, note = _divided(train.take(apart), TEST_SHARE / share, seed)
+    others = (train.take(apart), place.take(apart))
+    split = _divided(train.take(kept), place.take(kept), others, TEST_SHARE / share, seed)
     told = (
         f"{len(apart):,} of the {n:,} rows were set apart to judge with; the model may have been "
         "trained on them, which makes it look better than it is: give others with --eval."
     )
-    return Split(train.take(kept), search, test, f"{told} {note}".strip())
+    return replace(split, note=f"{told} {split.note}".strip())
 
 
-def _divided(rows: Rows, test_share: float, seed: int) -> tuple[Rows, Rows | None, str]:
-    """Search rows, test rows or none, and a note where there are none."""
+def _divided(
+    train: Rows, train_place: Place, others: tuple[Rows, Place], test_share: float, seed: int
+) -> Split:
+    """The others divided into search rows and test rows, or none and a note that says why."""
+    rows, place = others
     n = len(rows)
     if n < FEWEST_DIVIDED:
         note = (
             f"{n:,} rows to judge with are too few to keep some of them for a last look; the "
             "figures are of the rows that chose."
         )
-        return rows, None, note
+        return Split(train, rows, None, note, train_place, place)
     search, test = validation_split(n, test_share, seed=seed + 1, labels=classes_of(rows))
-    return rows.take(search), rows.take(test), ""
+    places = (train_place, place.take(search), place.take(test))
+    return Split(train, rows.take(search), rows.take(test), "", *places)
 
 
 def _duplicates(split: Split) -> list[str]:

@@ -106,12 +106,6 @@ def factorizable(network: Network, round_to: int = 8) -> list[tuple[str, int, in
     return found
 
 
-def rank_errors(network: Network, data: Data) -> tuple[Spectrum, ...]:
-    """For every layer that can be factorized: ``relative_error`` of its outputs by rank."""
-    nodes = [network.node(name) for name, _, _ in factorizable(network)]
-    return spectra(network, nodes, data, rows=ROWS)
-
-
 # ----- below
 
 

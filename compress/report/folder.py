@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,18 @@ def report_files(report: dict[str, Any]) -> dict[str, bytes]:
     return {PAGE: page_of(read).encode(), DATA: numbers, CARD: card_of(read).encode()}
 
 
-def write_report(report: dict[str, Any], folder: Path) -> Path:
-    """Writes the report's folder, whole or not at all; an older report is replaced.
+def write_report(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Writes the folder of a report, see ``report_files``, whole or not at all.
+
+    An older report is replaced.
 
     Returns:
         The page.
 
     Raises:
-        DataError: a value is not of the kind that its key holds.
         ConfigError: the folder holds other things, or cannot be made.
     """
-    write_files(folder, report_files(report))
+    write_files(folder, files)
     return folder / PAGE
 
 

@@ -8,6 +8,7 @@ from compress.report import plots, verdict, wording
 from compress.report.class_section import class_section
 from compress.report.compression import CompressionReport, Row
 from compress.report.layer_sections import calibration_section, layer_section, sensitivity_section
+from compress.report.steps import STEPS_HEAD, step_lines
 from compress.report.tables import figure, look, pairs, settings_in_words, without_empty_columns
 from hlserve.report.markup import Markup, bullets, element, table
 from hlserve.report.wording import number
@@ -168,25 +169,9 @@ def _fewer(was: int | None, now: int | None) -> str:
 
 
 def _steps(report: CompressionReport, with_plots: bool) -> Markup:
-    row = report.original
-    lines = [
-        ("original", "", *map(wording.count, (row.parameters, row.macs, row.size_bytes)), "", "")
-    ]
-    before = row.size_bytes
-    for step in report.chosen.steps:
-        lines.append(
-            (
-                step.technique,
-                settings_in_words(step.settings),
-                *map(wording.count, (step.parameters, step.macs, step.size_bytes)),
-                _fewer(before, step.size_bytes),
-                wording.duration(step.seconds),
-            )
-        )
-        before = step.size_bytes or before
-    head = ("step", "settings", "parameters", "MACs", "file, bytes", "smaller by", "took")
-    drawn = figure(plots.step_plot(report)) if with_plots and before else Markup("")
-    return Markup(drawn + table(head, lines, words=2))
+    sizes = (report.original.size_bytes, *(step.size_bytes for step in report.chosen.steps))
+    drawn = figure(plots.step_plot(report)) if with_plots and any(sizes) else Markup("")
+    return Markup(drawn + table(STEPS_HEAD, step_lines(report), words=2))
 
 
 def _tried(report: CompressionReport) -> Markup:

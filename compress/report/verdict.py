@@ -68,8 +68,9 @@ def ratios(report: CompressionReport) -> list[Ratio]:
         gain = best.speed_up.get(batch)
         if gain is not None and gain.ratio is not None:
             detail = f"{_median(before, batch)} → {_median(best, batch)}"
-            if gain.lower is not None:
-                detail += f"; at least {wording.ratio(gain.lower)}"
+            if gain.lower:
+                least = wording.gain(gain.lower, "faster", "slower")
+                detail += f"; {'at least' if gain.lower >= 1 else 'at most'} {least}"
             found.append(
                 _ratio(gain.ratio, (f"faster, batch {batch}", f"slower, batch {batch}"), detail)
             )
@@ -127,11 +128,8 @@ def _kept(report: CompressionReport) -> str:
 
 def _faster(best: Row, batch: str) -> str:
     gain = best.speed_up.get(batch)
-    if gain is None or not gain.ratio:
-        return ""
-    if gain.ratio >= 1:
-        return f"answers {wording.ratio(gain.ratio)} faster (batch {batch})"
-    return f"answers {wording.ratio(1 / gain.ratio)} slower (batch {batch})"
+    told = wording.gain(gain.ratio if gain else None, "faster", "slower")
+    return f"answers {told} (batch {batch})" if told else ""
 
 
 def _ratio(value: float, names: tuple[str, str], detail: str) -> Ratio:
@@ -147,11 +145,8 @@ def _median(row: Row, batch: str) -> str:
 
 
 def _smaller(value: float | None) -> str:
-    if not value:
-        return ""
-    if value >= 1:
-        return f"its file is {wording.ratio(value)} smaller"
-    return f"its file is {wording.ratio(1 / value)} larger"
+    told = wording.gain(value, "smaller", "larger")
+    return f"its file is {told}" if told else ""
 
 
 def _moved(drop: float | None, report: CompressionReport) -> str:

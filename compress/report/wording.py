@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from compress.report.compression import Ends, Metric, Shape
+from compress.report.compression import Ends, Shape
 from hlserve.report.wording import DASH, MINUS, number
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+class Metric(Protocol):
+    """What is measured; a share is told in percent and points."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of rows."""
 
 
 def score(value: float | None, metric: Metric) -> str:
@@ -63,6 +72,13 @@ def duration(value: float | None) -> str:
 def ratio(value: float | None) -> str:
     """How many times, such as 5.3x."""
     return DASH if value is None else f"{_digits(value)}{_TIMES}"
+
+
+def gain(value: float | None, better: str, worse: str) -> str:
+    """A ratio as a gain or, turned over, as a loss: ``1.2x faster``, ``1.2x slower``."""
+    if not value:
+        return ""
+    return f"{ratio(value)} {better}" if value >= 1 else f"{ratio(1 / value)} {worse}"
 
 
 def quotient(before: float | None, after: float | None) -> float | None:

@@ -175,13 +175,14 @@ def _publish(
 ) -> None:
     from compress.findings import findings
     from compress.publish import publish_result
-    from compress.report.folder import write_report
+    from compress.report.folder import report_files, write_report
     from hlserve.cli.compression_summary import closing
 
     found = findings(result, prepared, origin)
-    version = publish_result(result, prepared, origin, found, out)
+    files = report_files(found)
+    version = publish_result(result, prepared, origin, out, found=found, report=files)
     if folder is not None:
-        write_report(found, folder)
+        write_report(files, folder)
     if as_json:
         import msgspec
 
@@ -215,11 +216,15 @@ def _split(facts: ModelFacts, options: dict[str, Any]) -> tuple[Split, int]:
     from hlserve.cli.model_rows import load_for
 
     dataset = load_for(facts, options["data"], target=options["target"])
+    data, evaluation = options["data"], options["evaluation"]
     judge, test = dataset.test, None
-    if options["evaluation"] is not None:
-        other = load_for(facts, options["evaluation"], target=options["target"])
+    names = (data, f"the test rows of {data}", f"the test rows of {data}")
+    if evaluation is not None:
+        other = load_for(facts, evaluation, target=options["target"])
         judge, test = (other.train, dataset.test) if other.test is None else (other.test, None)
-    split = three_way(dataset.train, judge, test, seed=options["seed"])
+        named = evaluation if other.test is None else f"the test rows of {evaluation}"
+        names = (data, named, names[2])
+    split = three_way(dataset.train, judge, test, seed=options["seed"], names=names)
     return split, len(dataset.train)
 
 

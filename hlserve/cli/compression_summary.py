@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compress.report import wording
 from hlserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,20 +23,21 @@ def opening(prepared: Search, goal: Goal, split: Split) -> str:
         ConfigError: proof is required, and the rows can give none.
     """
     metric, n = prepared.judge.metric, len(prepared.bench.answers)
-    told = f"{metric.name} {_value(prepared.bench.value, metric)} on {n:,} rows"
+    told = f"{metric.name} {wording.score(prepared.bench.value, metric)} on {n:,} rows"
     lines = [f"original: {told}, {prepared.original.size_bytes:,} bytes", *prepared.notes]
     if prepared.judge.note:
         lines.append(prepared.judge.note)
     least = prepared.smallest_provable
     if least is not None:
-        proof = f"the smallest drop that these rows can prove is {_drop(least, metric)}"
+        proof = f"the smallest drop that these rows can prove is {wording.drop(least, metric)}"
         if least > goal.max_drop:
+            asked = wording.drop(goal.max_drop, metric)
             if goal.require_proof:
                 raise ConfigError(
-                    f"{proof}, and --max-drop is {_drop(goal.max_drop, metric)}: with "
-                    "--require-proof no candidate could pass; give more rows with --eval"
+                    f"{proof}, and --max-drop is {asked}: with --require-proof no candidate could "
+                    "pass; give more rows with --eval"
                 )
-            proof += f", more than --max-drop {_drop(goal.max_drop, metric)}: results are estimates"
+            proof += f", more than --max-drop {asked}: results are estimates"
         lines.append(proof)
     apart = "none" if split.test is None else f"{len(split.test):,}"
     lines.append(f"learning from {len(split.train):,} rows; rows for one look at the end: {apart}")
@@ -51,8 +53,9 @@ def closing(result: Result) -> str:
     columns = [_column(before, metric), _column(after, metric)]
     names = [metric.name, "parameters", "bytes"]
     names += [f"latency, batch {b}" for b in before.latency]
-    changes = ["", *(_times(b, a) for b, a in zip(*map(_sizes, (before, after)), strict=True))]
-    changes += [f"{gain.ratio:.2f}x faster" for gain in after.speed_up.values()]
+    sizes = zip(_sizes(before), _sizes(after), strict=True)
+    changes = ["", *(wording.gain(b / a, "smaller", "larger") if b != a else "" for b, a in sizes)]
+    changes += [wording.gain(g.ratio, "faster", "slower") for g in after.speed_up.values()]
     table = tabulate(
         list(zip(names, *columns, changes, strict=True)),
         headers=["", "original", after.candidate.name, ""],
@@ -71,41 +74,29 @@ def closing(result: Result) -> str:
 
 
 def _last_look(test: LastLook, metric: Metric) -> str:
+    before, after = (wording.score(value, metric) for value in (test.original, test.best))
     return (
-        f"on {test.rows:,} rows that had no part in the choice: {_value(test.original, metric)} "
-        f"became {_value(test.best, metric)}, a drop of {_interval(test.drop, metric)}"
+        f"on {test.rows:,} rows that had no part in the choice: {before} became {after}, a drop of "
+        f"{_interval(test.drop, metric)}"
     )
 
 
 def _column(verdict: Verdict, metric: Metric) -> list[str]:
-    values = [_value(verdict.value, metric), *(f"{size:,}" for size in _sizes(verdict))]
-    return values + [f"{1e6 * latency.p50_s:,.0f} us" for latency in verdict.latency.values()]
+    values = [wording.score(verdict.value, metric), *(f"{size:,}" for size in _sizes(verdict))]
+    return values + [wording.duration(latency.p50_s) for latency in verdict.latency.values()]
 
 
 def _sizes(verdict: Verdict) -> tuple[int, int]:
     return verdict.candidate.parameters, verdict.candidate.size_bytes
 
 
-def _times(before: int, after: int) -> str:
-    return f"{before / after:.2f}x smaller" if after < before else ""
-
-
 def _standing(result: Result) -> str:
-    asked = _drop(result.goal.max_drop, result.judge.metric)
+    asked = wording.drop(result.goal.max_drop, result.judge.metric)
     if result.is_proven:
         return f"proven to be at most {asked} (one-sided, 95 %)"
     return f"estimated, not proven, to be at most {asked}"
 
 
 def _interval(drop: Drop, metric: Metric) -> str:
-    return (
-        f"{_drop(drop.estimate, metric)}, at most {_drop(drop.upper, metric)} on {drop.rows:,} rows"
-    )
-
-
-def _drop(value: float, metric: Metric) -> str:
-    return f"{100 * value:.2f} pp" if metric.is_share else f"{value:.4g}"
-
-
-def _value(value: float, metric: Metric) -> str:
-    return f"{100 * value:.2f} %" if metric.is_share else f"{value:.6g}"
+    estimate, upper = (wording.drop(value, metric) for value in (drop.estimate, drop.upper))
+    return f"{estimate}, at most {upper} on {drop.rows:,} rows"

@@ -65,7 +65,7 @@ def _machine(machine: Machine) -> str:
     rows = [[name, *(f"{machine.gains[kind][name]:.2f}x" for kind in kinds)] for name in formats]
     table = tabulate(rows, headers=["against float32", *kinds], disable_numparse=True)
     best = max(formats, key=lambda name: min(machine.gains[kind][name] for kind in kinds))
-    return "\n".join([*lines, table, f"integers that gain most here: {best}"])
+    return "\n".join([*lines, table, f"integers that gain most here: {best}", *machine.advice])
 
 
 def _model(findings: ModelFindings) -> str:
@@ -79,4 +79,5 @@ def _model(findings: ModelFindings) -> str:
     headers = ["threads", "batch", "p50", "p95"]
     operators = ", ".join(f"{kind} x{n}" for kind, n in findings.operators.items())
     table = tabulate(rows, headers=headers, disable_numparse=True)
-    return "\n".join(["", table, "", f"runs as {operators}", *findings.advice])
+    runs = f"runs as {operators}; layers in integers: {findings.integer_layers}"
+    return "\n".join(["", table, "", runs, *findings.advice])

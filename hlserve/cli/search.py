@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,6 @@ if TYPE_CHECKING:
     from compress.architecture_search.report import Figure, FrontNetwork, Report
 
 EXIT_INTERRUPTED = 130  # as a shell says it of a command that Ctrl-C ended
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
-
-
-def _seconds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
-    if found is None or float(found[1]) <= 0:
-        raise click.BadParameter(f"{text!r}: expected a time such as 90s, 10m or 1.5h")
-    return float(found[1]) * _UNITS_S[found[2]]
 
 
 @click.command(name="search")
@@ -68,8 +57,6 @@ def _seconds(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
 )
 @click.option(
     "--budget",
-    "budget_s",
-    callback=_seconds,
     metavar="TIME",
     help="Such as 10m: then no training goes on, once one is done.",
 )
@@ -91,9 +78,11 @@ def command(out: Path, is_resumed: bool, as_json: bool, **options: Any) -> int:
       hlserve search --data houses.csv --target price --max-params 5000 --budget 10m --out runs/price
     """  # noqa: D301, E501 - click's mark for a block that keeps its lines
     from compress.architecture_search.search import Effort, Settings, search
+    from compress.clock import parse_duration
     from hlserve.cli.training_choices import names_of
     from hlserve.datasets import load
 
+    budget_s = None if options["budget"] is None else parse_duration(options["budget"])
     _require_folder(out)
     dataset = load(
         options["data"],
@@ -111,7 +100,7 @@ def command(out: Path, is_resumed: bool, as_json: bool, **options: Any) -> int:
             epochs=options["epochs"],
             seed=options["seed"],
         ),
-        Effort(options["trials"], options["jobs"], options["budget_s"]),
+        Effort(options["trials"], options["jobs"], budget_s),
         out,
         is_resumed=is_resumed,
         progress=True,

@@ -14,7 +14,7 @@ _CSS = """
   --line: #d9dde3;
   --blue: #0072b2; --orange: #d55e00; --green: #00795a; --pink: #a8487e;
   --blue-rgb: 0, 114, 178; --orange-rgb: 213, 94, 0; }
-@media (prefers-color-scheme: dark) { :root {
+@media screen and (prefers-color-scheme: dark) { :root {
   --paper: #15181d; --panel: #1f242b; --ink: #e6e8eb; --faint: #8d96a3; --muted: #a7b0bc;
   --line: #343b45;
   --blue: #56b4e9; --orange: #f0953a; --green: #2fc79b; --pink: #e08fbd;
@@ -23,7 +23,7 @@ _CSS = """
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 var(--font); }
 main, header { max-width: 1060px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 28px; }
-h1 { font-size: 1.7rem; margin: 0 0 8px; }
+h1 { font-size: 1.7rem; margin: 0 0 8px; overflow-wrap: anywhere; }
 h2 { font-size: 1.3rem; margin: 44px 0 6px; padding-top: 12px; border-top: 1px solid var(--line); }
 h3 { font-size: 1.02rem; margin: 26px 0 8px; }
 nav { display: flex; flex-wrap: wrap; gap: 2px 16px; }
@@ -73,9 +73,26 @@ details { margin-top: 18px; } summary { cursor: pointer; font-weight: 600; }
 .card img { image-rendering: pixelated; display: block; margin-bottom: 6px; }
 ul { padding-left: 22px; margin: 6px 0; } li { margin: 4px 0; max-width: 84ch; }
 footer { color: var(--muted); font-size: .85rem; margin: 44px 0 30px; }
-@media print { nav { display: none; } h2, h3 { break-after: avoid; }
-  .figure, .card, tr { break-inside: avoid; } .scroll { overflow: visible; }
-  table { font-size: .75rem; } }
+@media screen and (max-width: 640px) {
+  .number { white-space: normal; } .roomy .number { white-space: nowrap; }
+  table:not(.heat) td:first-child { min-width: 8em; } }
+@page { size: A4 landscape; margin: 11mm; }
+@media print {
+  :root { color-scheme: light; font-size: 12.5px; }
+  body { font-size: 1rem; }
+  main, header { max-width: none; padding: 0; } header { padding-top: 0; }
+  nav { display: none; }
+  h2 { margin-top: 26px; } h2, h3, summary, .look, .look + p { break-after: avoid; }
+  p, .figure, .card, .verdict, .heat, tr, dl { break-inside: avoid; }
+  .figure:not(.wide) { max-width: 390px; }
+  .scroll, .figure.wide { overflow: visible; } .figure.wide svg { min-width: 0; }
+  .grid { grid-template-columns: repeat(auto-fit, minmax(310px, 1fr)); }
+  .verdict, .card, .heat td { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  table { font-size: .78rem; } th.number { white-space: normal; }
+  .roomy table { font-size: .66rem; }
+  .roomy th, .roomy td { padding: 3px 7px 3px 0; }
+  .roomy td:not(.number), .roomy th:not(.number) { min-width: 8em; }
+  details:not([open]) { display: none; } }
 """
 
 

@@ -228,3 +228,18 @@ def test_the_lock_of_a_result_is_a_recipe(
     capsys.readouterr()
     assert compress(work, "net.safetensors", tmp_path / "c", *again[:3], newer) == 1
     assert "schema version 99" in capsys.readouterr().err
+
+
+def test_a_bad_row_is_named_by_the_users_file(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(work / "rows.npz") as held:
+        x, y = held["x"].astype(np.float32), held["y"]
+    x[777, 2] = np.nan
+    np.savez(tmp_path / "gaps.npz", x=x, y=y)
+    words = ["--data", tmp_path / "gaps.npz", "--max-drop", "1pp", "--out", tmp_path / "m"]
+    assert hlserve("compress", work / "net.onnx", *words) == 1
+    assert f"row 777 of {tmp_path / 'gaps.npz'} holds NaN" in capsys.readouterr().err
+    words[1] = work / "rows.npz"
+    assert hlserve("compress", work / "net.onnx", *words, "--eval", tmp_path / "gaps.npz") == 1
+    assert f"row 777 of {tmp_path / 'gaps.npz'} holds NaN" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compress.export import to_onnx
 from hlserve.cli import cli, run
 from hlserve.nn import AdamW, build_for, checkpoint, fit
 
@@ -41,6 +42,23 @@ def test_a_published_version_is_made_again_bit_by_bit(
     assert found["is_identical"]
     assert found["warnings"] == []
     assert (work / "again.onnx").read_bytes() == (version / "model.onnx").read_bytes()
+
+
+def test_what_was_trained_from_an_onnx_file_is_made_again_with_its_output(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "net.onnx"
+    network = checkpoint.load(work / "net.safetensors")
+    model.write_bytes(to_onnx(network).SerializeToString())
+    (output,) = network.outputs
+    words = ["--data", work / "rows.npz", "--max-drop", "20pp", "--minimize", "bytes", "--output"]
+    words += [output, "--prune", "0.5", "--quantize", "int8", "--batch", "1", "--jobs", "1"]
+    assert hlserve("compress", model, *words, "--out", tmp_path / "models" / "m") == 0
+    lock = tmp_path / "models" / "m" / "1" / "recipe.lock"
+    assert f'output = "{output}"' in lock.read_text()
+    capsys.readouterr()
+    assert hlserve("replay", lock) == 0
+    assert capsys.readouterr().out.startswith("identical: ")
 
 
 def test_a_lock_that_was_changed_makes_a_different_file(

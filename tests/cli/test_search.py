@@ -92,7 +92,7 @@ def test_a_table_without_test_rows_is_said_to_flatter(
     ("arguments", "code", "message"),
     [
         (["--max-params", "5"], 2, "--max-params 5: the smallest network that is tried is mlp:4"),
-        (["--max-params", "9999", "--budget", "10"], 2, "expected a time such as 90s, 10m or"),
+        (["--max-params", "9999", "--budget", "soon"], 2, "write seconds, or 90s, 10m"),
         (["--max-params", "9999", "--trials", "0"], 2, "--trials"),
         (["--max-params", "9999", "--validation", "0.9999"], 1, "too few to set"),
         ([], 2, "Missing option '--max-params'"),

@@ -16,6 +16,7 @@ from compress.row_checks import (
     warnings_about,
 )
 from compress.session import Session
+from compress.splits import Place
 from hlserve.datasets import Rows
 from hlserve.errors import DataError
 from hlserve.nn.architectures import build_for
@@ -90,6 +91,21 @@ def test_rows_that_can_say_nothing_are_refused(name):
     made, metric, message = REFUSED[name]
     with pytest.raises(DataError, match=message):
         check(made, metric)
+
+
+def test_messages_name_the_row_of_what_the_user_gave():
+    place = Place("train.npz", np.arange(60) * 100 + 17)
+    for made, metric, message in (
+        (changed("x", 7, np.nan), ACCURACY, "input 'x': row 717 of train.npz holds NaN"),
+        (changed("x", 9, np.inf), ACCURACY, "input 'x': row 917 of train.npz holds infinity"),
+        (changed("y", 5, 3), ACCURACY, "label 3 does not fit, in row 517 of train.npz: "),
+        (changed("y", 8, np.nan, np.float64), MSE, "the label of row 817 of train.npz is NaN"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check(made, metric, place=place)
+    judge, _ = judged(np.zeros(3, np.float32), MSE, NUMBERS)
+    with pytest.raises(DataError, match=r"answers row 117 of train\.npz with an infinite"):
+        require_finite_answers(judge, np.array([[0.0], [np.inf], [1.0]]), place)
 
 
 @pytest.mark.parametrize("metric", [ACCURACY, F1, ROC_AUC, MSE, None])
@@ -205,16 +221,25 @@ def spoil(made, name):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("NaN", "row \\d holds NaN"), ("label", "label 17 does not fit, in row \\d")],
+    [("NaN", "row 3 of {} holds NaN"), ("label", "label 17 does not fit, in row 4 of {}")],
 )
 @pytest.mark.parametrize("part", ["learn from", "judge with"])
 def test_the_job_refuses_bad_rows_before_it_works(trained_mlp, mlp_rows, name, message, part):
     bad = spoil(mlp_rows, name)
     train, valid = (bad, mlp_rows) if part == "learn from" else (mlp_rows, bad)
     started = []
-    with pytest.raises(DataError, match=f"rows to {part}: .*{message}"):
+    message = message.format("train" if part == "learn from" else "valid")
+    with pytest.raises(DataError, match=f"{message}"):
         compress(to_onnx(trained_mlp), train=train, valid=valid, max_drop=0.1, tell=started.append)
     assert started == []
+
+
+@pytest.mark.parametrize("row", [0, 421, 899])
+def test_a_row_that_was_set_apart_is_named_as_it_stands_in_the_file(trained_mlp, mlp_rows, row):
+    x = mlp_rows.x.astype(np.float32)
+    x[row, 3] = np.nan
+    with pytest.raises(DataError, match=f": row {row} of train holds NaN"):
+        compress(to_onnx(trained_mlp), train=(x, mlp_rows.y), max_drop=0.1)
 
 
 def test_the_job_tells_of_labels_that_are_not_those_of_the_rows(trained_mlp, mlp_rows):

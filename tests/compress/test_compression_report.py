@@ -178,13 +178,34 @@ def test_the_verdict_says_what_is_proven_and_what_is_not() -> None:
     assert "estimated, not proven" in told(samples.report(is_proven=False))
     assert "None of 12 candidates passed; nearest: prune" in told(samples.kept())
     slower = samples.report()
-    slower["best"]["speed_up"]["1"]["ratio"] = 0.8
+    slower["best"]["speed_up"]["1"] |= {"ratio": 0.8, "lower": 0.625}
+    assert f"; at most {wording.ratio(1.6)} slower)" in told(slower)
     assert f"{wording.ratio(1.25)} slower (batch 1)" in told(slower)
     assert f"{wording.ratio(1.25)} slower, batch 1" in told(slower)
     error = samples.report() | {
         "metric": {"name": "mse", "is_share": False, "higher_is_better": False}
     }
     assert "mse rises by" in told(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (2.0, f"{wording.ratio(2)} faster"),
+        (0.5, f"{wording.ratio(2)} slower"),
+        (0.0, ""),
+        (None, ""),
+    ],
+)
+def test_a_gain_below_one_is_said_as_the_loss_that_it_is(value: float | None, told: str) -> None:
+    assert wording.gain(value, "faster", "slower") == told
+
+
+def test_paper_is_white_whatever_the_screen_is(html: str) -> None:
+    dark = [m.start() for m in re.finditer(r"prefers-color-scheme: dark", html)]
+    assert dark
+    assert all(html[:at].endswith("@media screen and (") for at in dark)
+    assert "@media print" in html
 
 
 def test_the_card_knows_licences_of_embedded_sets_and_guesses_no_other() -> None:
@@ -201,8 +222,8 @@ def test_values_of_the_wrong_kind_are_refused_with_their_place() -> None:
 
 def test_the_folder_holds_page_numbers_and_card_and_is_replaced_whole(tmp_path: Path) -> None:
     report = samples.report() | {"own": np.float32(0.5), "bad": float("nan")}
-    assert write_report(samples.bare(), tmp_path / "out").exists()
-    page = write_report(report, tmp_path / "out")
+    assert write_report(report_files(samples.bare()), tmp_path / "out").exists()
+    page = write_report(report_files(report), tmp_path / "out")
     names = sorted(p.name for p in page.parent.iterdir())
     assert names == ["MODEL_CARD.md", "report.html", "report.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

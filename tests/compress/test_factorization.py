@@ -6,7 +6,8 @@ import pytest
 from compress.distillation import FineTune
 from compress.export import check_parity, to_onnx
 from compress.factorization import FactorizeLinear, factorizable
-from compress.factorization.low_rank import rank_errors
+from compress.factorization.low_rank import ROWS
+from compress.factorization.spectrum import spectra
 from compress.folding import FoldScale
 from compress.pruning import PruneChannels
 from compress.pruning.channels import removable_widths
@@ -32,6 +33,12 @@ def rows_of(rng, shape, n=300):
     x = rng.standard_normal((n, *shape)) @ np.diag(np.linspace(0, 3, shape[-1]))
     x[..., 5] = 2.0
     return Rows({"x": x.astype(np.float32)})
+
+
+def rank_errors(network, data):
+    """The spectrum of every layer that can be factorized, as FactorizeLinear finds it."""
+    nodes = [network.node(name) for name, _, _ in factorizable(network)]
+    return spectra(network, nodes, data, rows=ROWS)
 
 
 def outputs_lost(before, after, x):

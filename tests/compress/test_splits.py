@@ -1,5 +1,7 @@
 """What learns, what chooses and what is looked at once: apart, in proportion, and told of."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,21 @@ def test_no_row_serves_two_purposes_and_none_is_lost(name):
     assert len(split.search) > 0
     again = three_way(*given, seed=3)
     assert [numbers(p) for p in (again.train, again.search, again.test)] == parts
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_row_knows_its_place_in_what_was_given(name):
+    given = CASES[name]
+    sources = dict(zip(("a.npz", "b.npz", "c.npz"), given, strict=True))
+    split = three_way(*given, seed=3, names=tuple(sources))
+    for part, place in (
+        (split.train, split.train_place),
+        (split.search, split.search_place),
+        (split.test, split.test_place),
+    ):
+        for index in (0, len(part) // 2, len(part) - 1) if part is not None else ():
+            number, source = re.fullmatch(r"row (\d+) of (.*)", place.row(index)).groups()
+            np.testing.assert_array_equal(sources[source].x[int(number)], part.x[index])
 
 
 @pytest.mark.parametrize("name", ["train alone", "evaluation alone", "test alone"])
