@@ -97,7 +97,7 @@ class Endings:
         first = QuantizeStatic(layers=kinds)
         cut = replace(first, observer="percentile")
         corrected = replace(cut, bias_correction=True)
-        yield from (first, cut, corrected)
+        yield from (first, cut, replace(first, observer="mse"), corrected)
         damage = layer_damage(base.network, self.data, corrected)
         worst = sorted(damage, key=lambda name: (-damage[name], name))
         for n in range(1, min(MOST_KEPT_FLOAT, len(worst) - 1) + 1):
