@@ -98,7 +98,7 @@ class Histogram:
 
     def _number(self, values: Array) -> NDArray[np.int64]:
         """Of the bin that each value is in, counted from zero; exact, as the width says."""
-        return np.floor(np.ldexp(values, -self._exponent)).astype(np.int64)
+        return _floor(values, self._exponent).astype(np.int64)
 
     def _widen(self) -> None:
         """Makes the bins as wide as smallest and largest value need, and moves the counts."""
@@ -118,7 +118,7 @@ class Histogram:
         largest = _exponent(np.abs(ends).max())
         span = _exponent(ends[1] / 2 - ends[0] / 2) + 1  # halves: a span may overflow
         exponent = max(span - BINS.bit_length(), largest - _DIGITS, _SMALLEST)
-        while np.ptp(np.floor(np.ldexp(ends, -exponent))) >= BINS:
+        while np.ptp(_floor(ends, exponent)) >= BINS:
             exponent += 1
         return exponent
 
@@ -126,3 +126,9 @@ class Histogram:
 def _exponent(value: float) -> int:
     """The least power of two above it; of zero the smallest there is."""
     return int(np.frexp(value)[1]) if value else _SMALLEST
+
+
+def _floor(values: NDArray[np.float64], exponent: int) -> NDArray[np.float64]:
+    """The values in powers of two, rounded down; what is too small for that is not lost."""
+    scaled = np.ldexp(values, -exponent)
+    return np.where((scaled == 0) & (values < 0), -1.0, np.floor(scaled))
