@@ -90,6 +90,7 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
         "test": None if result.test is None else _test(result.test),
         "sensitivity": prepared.sensitivity(_kept_float(result.best)),
         "layers": _layers(result),
+        "calibration": prepared.calibration(result.best.candidate),
         "classes": classes,
         "warnings": [] if classes is None else classes.pop("warnings"),
         "notes": list(result.notes),

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from compress.bound import parse_max_drop
 from compress.candidates import Candidate, Plan
+from compress.clipping import clipping_of_graph, clipping_of_network
 from compress.clock import Clock, parse_duration
 from compress.endings import Course, Endings
 from compress.evaluate import Judge, bind_rows, make_judge
@@ -137,6 +138,7 @@ def prepare(model: Model, split: Split, wishes: Wishes, effort: Effort) -> tuple
         test=None if split.test is None else _bench(session, judge, split.test),
         ladder=lambda goal, clock: subject.ladder(prepared, goal, clock),
         sensitivity=subject.sensitivity,
+        calibration=subject.calibration,
         n_train=len(split.train),
         smallest_provable=judge.smallest_provable(bench.answers, bench.targets),
         notes=notes,
@@ -277,6 +279,16 @@ class _Subject:
         if self.network is None or self.data is None:
             return {}
         return sensitivity(self.network, self.data, kept_float)
+
+    def calibration(self, chosen: Candidate) -> list[dict[str, Any]]:
+        """What was seen for the chosen one's static integers; nothing where it has none."""
+        recipe = Recipe.from_toml(chosen.recipe) if chosen.recipe else Recipe(())
+        if chosen.network is not None and self.data is not None:
+            return clipping_of_network(recipe, chosen.network, self.data)
+        if self.graph is not None:
+            graph = self.graph
+            return clipping_of_graph(recipe, graph.model, graph.feeds, seed=graph.seed)
+        return []
 
     def _planner(self, prepared: Search, goal: Goal, clock: Clock) -> Planner:
         assert self.root is not None  # ladder

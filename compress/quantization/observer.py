@@ -94,6 +94,12 @@ def activation_qparams(limits: Range) -> QParams:
     return QParams(np.array(scale, np.float32), np.array(zero_point, np.uint8), None, "uint8")
 
 
+def held_range(qparams: QParams) -> Range:
+    """The smallest and the largest number that uint8 activations can be."""
+    scale, zero_point = float(qparams.scale), float(qparams.zero_point)
+    return -zero_point * scale, (STEPS - zero_point) * scale
+
+
 def weight_qparams(
     weight: Array, axis: int | None, *, bias: Array | None = None, input_scale: float = 1.0
 ) -> QParams:

@@ -35,6 +35,7 @@ from compress.integrity import graphs
 from compress.model_file import nodes, opset
 from compress.quantization.calibration import histograms
 from compress.quantization.graph_form import ready, weights
+from compress.quantization.histogram import Histogram
 from compress.quantization.islands import LAYERS, NEIGHBOURS, Layers, select
 from compress.quantization.observer import Observer, Range, value_range
 from compress.session import RUNTIME_ERRORS
@@ -119,6 +120,16 @@ class PostTraining(GraphStep):
                 "weights is there to quantize"
             )
         return current
+
+    def histograms(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array], *, batch: int | None = None
+    ) -> dict[str, Histogram]:
+        """What ``apply`` sees of the activations beside the operators that it makes static."""
+        form = ready(model, gemm_as_matmul=bool(self.dynamic))
+        chosen = select(form, self.static, self.layers)
+        return histograms(form, _values(chosen), feeds, batch=batch) if chosen else {}
+
+    # ----- below
 
     def _quantize_static(
         self, model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None
