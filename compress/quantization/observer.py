@@ -97,7 +97,7 @@ def activation_qparams(limits: Range) -> QParams:
 def held_range(qparams: QParams) -> Range:
     """The smallest and the largest number that uint8 activations can be."""
     scale, zero_point = float(qparams.scale), float(qparams.zero_point)
-    return -zero_point * scale, (STEPS - zero_point) * scale
+    return (0 - zero_point) * scale, (STEPS - zero_point) * scale
 
 
 def weight_qparams(

@@ -42,8 +42,13 @@ def opening(prepared: Search, goal: Goal, split: Split) -> str:
     return "\n".join(lines)
 
 
-def closing(result: Result) -> str:
-    """Original against chosen, and what may be said of the drop."""
+def closing(result: Result, int8_shares: tuple[float | None, float | None]) -> str:
+    """Original against chosen, and what may be said of the drop.
+
+    Args:
+        result: what the search found.
+        int8_shares: of the multiply-accumulates of both; None where it is not known.
+    """
     from tabulate import tabulate
 
     metric = result.judge.metric
@@ -53,8 +58,11 @@ def closing(result: Result) -> str:
     names += [f"latency, batch {b}" for b in before.latency]
     changes = ["", *(_times(b, a) for b, a in zip(*map(_sizes, (before, after)), strict=True))]
     changes += [f"{gain.ratio:.2f}x faster" for gain in after.speed_up.values()]
+    rows = list(zip(names, *columns, changes, strict=True))
+    shares = ["not known" if share is None else f"{share:.1%}" for share in int8_shares]
+    rows.append(("MACs in int8", shares[0], shares[1], ""))
     table = tabulate(
-        list(zip(names, *columns, changes, strict=True)),
+        rows,
         headers=["", "original", after.candidate.name, ""],
         disable_numparse=True,
         colalign=("left", "right", "right", "left"),
