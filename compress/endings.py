@@ -1,7 +1,8 @@
-"""How a trained network ends in files: in floats, and down a ladder of integers.
+"""How a trained network ends in files: in floats, in half of their bits, or in integers.
 
-The ladder stops at the first rung that stays inside the bound: ranges of all that was seen,
-ranges without outliers, biases corrected, and at last the most delicate layers kept in floats.
+Half is for graphics processors, integers are for others. Their ladder stops at the first rung
+inside the bound: ranges of all that was seen, ranges without outliers, ranges of least error,
+biases corrected, and at last the most delicate layers kept in floats.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from compress.folding import FoldBatchNorm, FoldScale
 from compress.goal import Goal
 from compress.graph_step import GraphStep
 from compress.quantization import QuantizeStatic
+from compress.quantization.half import ToHalf
 from compress.quantization.placement import Placement, place
 from compress.quantization.post_training import DYNAMIC_LSTM
 from compress.quantization.sensitivity import layer_damage
@@ -57,6 +59,8 @@ class Endings:
         verdicts: list[Verdict] = []
         if self.plan.quantize != "int8":
             verdicts.append((yield base.candidate("")))
+        if self.plan.half:
+            verdicts += yield from self._in_graph(base, (ToHalf(),))
         if self.plan.quantize == "none":
             return verdicts
         is_inside = all(not verdict.refusal for verdict in verdicts)
@@ -66,7 +70,8 @@ class Endings:
             if placement.layers and placement != last:
                 verdicts += yield from self._integers(base, kinds, is_inside)
                 last = placement
-        verdicts += yield from self._in_graph(base)
+        if any(isinstance(node.layer, LSTM) for node in base.network.nodes):
+            verdicts += yield from self._in_graph(base, (DYNAMIC_LSTM,))
         return verdicts
 
     # ----- below
@@ -103,11 +108,8 @@ class Endings:
         for n in range(1, min(MOST_KEPT_FLOAT, len(worst) - 1) + 1):
             yield replace(corrected, keep_float=tuple(sorted(worst[:n])))
 
-    def _in_graph(self, base: _Base) -> Course:
+    def _in_graph(self, base: _Base, steps: tuple[GraphStep, ...]) -> Course:
         """Endings that only a file can have: operators that no layer of ours is spelled with."""
-        steps: list[GraphStep] = []
-        if any(isinstance(node.layer, LSTM) for node in base.network.nodes):
-            steps.append(DYNAMIC_LSTM)
         verdicts: list[Verdict] = []
         for step in steps:
             try:

@@ -12,6 +12,7 @@ from compress.endings import Course
 from compress.evaluate import fixed_batch
 from compress.graph_step import GraphStep
 from compress.model_file import has_subgraphs, is_quantized, parameter_count
+from compress.quantization.half import ToHalf
 from compress.quantization.post_training import ways
 from compress.recipe import Recipe
 from compress.remake import calibration_rows
@@ -51,9 +52,7 @@ class GraphPlanner:
         self.notes.extend(left_out)
         if self.plan.quantize != "int8":
             found.append((yield _candidate("simplified", cleaned, (Simplify(),))))
-        if self.plan.quantize == "none" or not self._has_floats_to_quantize():
-            return found
-        for way in ways(cleaned):
+        for way in self._ways(cleaned):
             try:
                 changed = way.apply(cleaned, rows, batch=batch)
             except CompressionError as error:
@@ -61,6 +60,14 @@ class GraphPlanner:
                 continue
             found.append((yield _candidate(way.name, changed, (Simplify(), way))))
         return found
+
+    def _ways(self, cleaned: onnx.ModelProto) -> tuple[GraphStep, ...]:
+        """Those worth trying on the cleaned graph."""
+        if self.plan.half:
+            return (ToHalf(),)
+        if self.plan.quantize == "none" or not self._has_floats_to_quantize():
+            return ()
+        return ways(cleaned)
 
     def _has_floats_to_quantize(self) -> bool:
         if is_quantized(self.model):

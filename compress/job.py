@@ -13,7 +13,7 @@ import onnx
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
 from compress.bound import parse_max_drop
-from compress.candidates import Candidate, Plan
+from compress.candidates import Candidate, Plan, plan_for
 from compress.clipping import clipping_of_graph, clipping_of_network
 from compress.clock import Clock, parse_duration
 from compress.endings import Course, Endings
@@ -324,7 +324,9 @@ def _subject(
     effort: Effort,
     notes: list[str],
 ) -> _Subject:
-    plan, reasons, network = _floats_only_on_gpus(wishes, notes), "", None
+    plan, note = plan_for(wishes.provider, wishes.plan)
+    notes += [note] if note else []
+    reasons, network = "", None
     if isinstance(model, Network):
         network = model
         if network.activation_qparams:
@@ -351,19 +353,6 @@ def _subject(
         logits = teacher_logits(teacher, train, wishes.output)
         data = learning_data(root, train, logits, seed=wishes.seed, progress=effort.progress)
     return _Subject(network, root, data, plan, planner, effort, notes)
-
-
-def _floats_only_on_gpus(wishes: Wishes, notes: list[str]) -> Plan:
-    """ONNX Runtime's CUDA provider has no int8 kernels: integers would fall back to the CPU."""
-    if wishes.provider == "cpu" or wishes.plan.recipe is not None:
-        return wishes.plan
-    if wishes.plan.quantize == "int8":
-        raise ConfigError(
-            f"--quantize int8 is for --provider cpu; on {wishes.provider} ONNX Runtime computes "
-            "in floats"
-        )
-    notes.append(f"nothing is quantized for {wishes.provider}, where int8 does not gain")
-    return replace(wishes.plan, quantize="none")
 
 
 def _imported(

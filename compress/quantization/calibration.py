@@ -35,8 +35,26 @@ def histograms(
     Raises:
         ModelFileError, DataError: the model does not load or run with these outputs.
     """
+    return observed(activations(model, names, feeds, batch=batch))
+
+
+def activations(
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    feeds: Mapping[str, Array],
+    *,
+    batch: int | None = None,
+) -> Iterator[dict[str, Array]]:
+    """The activations themselves, a few rows at a time; see ``histograms``."""
     session = Session(_observed(model, names).SerializeToString())
-    return observed(_activations(session, names, feeds, batch))
+    wanted = set(names)
+    for rows in batches(feeds, batch):
+        values = {**rows, **session.run(rows)}
+        yield {
+            name: array
+            for name, array in values.items()
+            if name in wanted and array.dtype.kind == "f" and array.size
+        }
 
 
 def batches(feeds: Mapping[str, Array], batch: int | None) -> Iterator[dict[str, Array]]:
@@ -60,16 +78,3 @@ def _observed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name in made - known
     )
     return copy
-
-
-def _activations(
-    session: Session, names: Sequence[str], feeds: Mapping[str, Array], batch: int | None
-) -> Iterator[dict[str, Array]]:
-    wanted = set(names)
-    for rows in batches(feeds, batch):
-        values = {**rows, **session.run(rows)}
-        yield {
-            name: array
-            for name, array in values.items()
-            if name in wanted and array.dtype.kind == "f" and array.size
-        }

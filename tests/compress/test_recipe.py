@@ -16,6 +16,7 @@ from compress.export import check, to_onnx
 from compress.folding import FoldScale
 from compress.graph_step import GraphStep
 from compress.quantization import QuantizeStatic
+from compress.quantization.half import ToHalf
 from compress.quantization.post_training import DYNAMIC_LSTM, PostTraining, ways
 from compress.recipe import GRAPH_STEPS, Recipe, table_to_toml
 from compress.remake import CALIBRATION_ROWS, calibration_rows, remake
@@ -29,6 +30,7 @@ STEPS = [
     DYNAMIC_LSTM,
     PostTraining("static int8", static=("Conv", "Gemm"), per_channel=True),
     Simplify(),
+    ToHalf(),
 ]
 STATIC = PostTraining("static int8", static=("Gemm", "MatMul"))
 
