@@ -15,6 +15,7 @@ from compress.folding import FoldBatchNorm, FoldScale
 from compress.goal import Goal
 from compress.graph_step import GraphStep
 from compress.quantization import QuantizeStatic
+from compress.quantization.blocks import INT4_WEIGHTS
 from compress.quantization.half import ToHalf
 from compress.quantization.placement import Placement, place
 from compress.quantization.post_training import DYNAMIC_LSTM
@@ -26,7 +27,7 @@ from compress.technique import Compressed, Data, Kinds, Report, Technique
 from compress.trainee import take_steps
 from compress.verdict import Verdict
 from hlserve.errors import CompressionError
-from hlserve.nn.layers import LSTM, BatchNorm
+from hlserve.nn.layers import LSTM, BatchNorm, Linear
 from hlserve.nn.network import Network
 
 MOST_KEPT_FLOAT = 2  # layers; with more little is left of the gain
@@ -72,6 +73,8 @@ class Endings:
                 last = placement
         if any(isinstance(node.layer, LSTM) for node in base.network.nodes):
             verdicts += yield from self._in_graph(base, (DYNAMIC_LSTM,))
+        if self.goal.minimize == "bytes" and self.plan.quantize is None and _has_dense(base):
+            verdicts += yield from self._in_graph(base, (INT4_WEIGHTS,))
         return verdicts
 
     # ----- below
@@ -197,3 +200,7 @@ class _Base:
         stem = self.grown.stem
         name = ", ".join(part for part in (stem.name, ending) if part) or "folded"
         return Candidate.of_network(name, stem.family, recipe, made)
+
+
+def _has_dense(base: _Base) -> bool:
+    return any(isinstance(node.layer, Linear) for node in base.network.nodes)

@@ -271,7 +271,7 @@ class _Subject:
             found += yield from self._planner(prepared, goal, clock).ladder()
         is_free = (self.plan.ratio, self.plan.recipe, self.plan.student) == (None,) * 3
         if self.graph is not None and is_free:
-            found += yield from self.graph.ladder()
+            found += yield from self.graph.ladder(goal)
         return found
 
     def sensitivity(self, kept_float: tuple[str, ...]) -> dict[str, Any]:

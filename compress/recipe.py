@@ -29,6 +29,7 @@ from compress.folding import FoldBatchNorm, FoldScale
 from compress.graph_step import GraphStep
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
+from compress.quantization.blocks import BlockWeights
 from compress.quantization.half import ToHalf
 from compress.quantization.post_training import PostTraining
 from compress.simplify import Simplify
@@ -50,6 +51,7 @@ TECHNIQUES: tuple[type[Technique], ...] = (
 )
 
 GRAPH_STEPS: tuple[type[GraphStep], ...] = (
+    BlockWeights,
     PostTraining,
     Simplify,
     ToHalf,

@@ -22,7 +22,13 @@ from compress.graph_step import GraphStep
 from compress.integrity import graphs
 from compress.model_file import is_quantized
 from compress.quantization.calibration import activations
-from compress.quantization.graph_form import ready, weights
+from compress.quantization.graph_form import (
+    drop_unread,
+    free_name,
+    ready,
+    taken_names,
+    weights,
+)
 from hlserve.errors import CompressionError, DataError, ModelFileError
 from hlserve.nn.param import Array
 
@@ -146,7 +152,7 @@ def _written(
     """The graph with these nodes in half; changes and hands back the model."""
     graph, names = model.graph, {node.name for node in chosen}
     floats = {name for name, kind in types.items() if kind == TensorProto.FLOAT}
-    writer = _Writer(floats, weights(graph), _taken(graph))
+    writer = _Writer(floats, weights(graph), taken_names(graph))
     for node in graph.node:
         writer.add(node, in_half=node.name in names)
     for entry in graph.output:
@@ -154,19 +160,10 @@ def _written(
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in writer.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for inner in graphs(graph) for node in inner.node for name in node.input}
-    read |= {entry.name for inner in graphs(graph) for entry in inner.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend([*kept, *writer.weights.values()])
+    graph.initializer.extend(writer.weights.values())
+    drop_unread(graph)
     del graph.value_info[:]  # hints, which name values that are gone
     return model
-
-
-def _taken(graph: onnx.GraphProto) -> set[str]:
-    found = {name for inner in graphs(graph) for node in inner.node for name in node.output}
-    found |= {tensor.name for inner in graphs(graph) for tensor in inner.initializer}
-    return found | {entry.name for entry in graph.input}
 
 
 class _Writer:
@@ -191,7 +188,7 @@ class _Writer:
         copy = onnx.NodeProto.FromString(node.SerializeToString())
         copy.input[:] = [self._in_half(n) if n in self._floats else n for n in node.input]
         for name in [name for name in node.output if name in self._floats]:
-            self._half[name] = self._free(name)
+            self._half[name] = free_name(f"{name}_half", self._taken)
             self._only_half.add(name)
         copy.output[:] = [self._half.get(n, n) for n in node.output]
         self.nodes.append(copy)
@@ -206,7 +203,7 @@ class _Writer:
 
     def _in_half(self, name: str) -> str:
         if name not in self._half:
-            self._half[name] = self._free(name)
+            self._half[name] = free_name(f"{name}_half", self._taken)
             if name in self._constant:
                 values = numpy_helper.to_array(self._constant[name]).astype(np.float16)
                 self.weights[name] = numpy_helper.from_array(values, self._half[name])
@@ -216,13 +213,6 @@ class _Writer:
 
     def _cast(self, source: str, target: str, to: int) -> None:
         self.nodes.append(helper.make_node("Cast", [source], [target], f"to_{target}", to=to))
-
-    def _free(self, name: str) -> str:
-        free = f"{name}_half"
-        while free in self._taken:
-            free += "_"
-        self._taken.add(free)
-        return free
 
 
 def _read(node: onnx.NodeProto) -> list[str]:
