@@ -13,6 +13,7 @@ from compress.latency import Latency
 from compress.lock import Ingredients
 from compress.machine import cores, processor
 from compress.metric import top_class
+from compress.model_file import weight_formats
 from compress.report.classes import class_changes
 from compress.report.compression import SCHEMA_VERSION
 from compress.search import LastLook, Result, Search
@@ -205,5 +206,6 @@ def _layers(result: Result) -> list[dict[str, Any]]:
     before, after = result.original.candidate.network, result.best.candidate.network
     if before is None or after is None:
         return []
-    changes = layer_changes(before, after, result.best.candidate.steps)
+    best = result.best.candidate
+    changes = layer_changes(before, after, best.steps, weight_formats(best.model))
     return [change.described() for change in changes]

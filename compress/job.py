@@ -197,7 +197,7 @@ def compress(
         student: an architecture such as ``mlp:64`` to distil into.
         require_proof: refuse what is inside the bound by its estimate alone.
         provider: what the model will run on, ``cpu``, ``cuda`` or ``tensorrt``; latency is measured
-            there, and int8 is for the CPU alone.
+            there; int8 is for the CPU alone, fp16 for the others.
         folder: where what is trained is kept; None: nowhere.
         is_resumed: go on with what an interrupted search left in ``folder``.
         seed: of every random choice.
