@@ -123,7 +123,7 @@ def _format(new: Node, steps: Sequence[Report], formats: Mapping[str, str]) -> s
         if kind in own:
             return kind
     blocks = [step for step in steps if step.technique == "BlockWeights"]
-    if blocks and not own:  # it is spelled anew there, in blocks of bits
+    if blocks and "uint8" in own:
         return f"int{blocks[-1].settings['bits']}"
     return "float32"
 

@@ -118,7 +118,10 @@ class Endings:
             try:
                 candidate = base.ended(step)
             except CompressionError as error:
-                self.notes.append(f"{step.name} was left out: {error}")
+                reason = str(error).removeprefix(f"{step.name}: ")
+                note = f"{step.name} was left out: {reason}"
+                if note not in self.notes:  # it may hold of every network
+                    self.notes.append(note)
                 continue
             verdicts.append((yield candidate))
         return verdicts

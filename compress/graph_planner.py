@@ -58,7 +58,8 @@ class GraphPlanner:
             try:
                 changed = way.apply(cleaned, rows, batch=batch)
             except CompressionError as error:
-                self.notes.append(f"{way.name} was left out: {error}")
+                reason = str(error).removeprefix(f"{way.name}: ")
+                self.notes.append(f"{way.name} was left out: {reason}")
                 continue
             found.append((yield _candidate(way.name, changed, (Simplify(), way))))
         return found

@@ -17,11 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.graph_step import GraphStep
 from compress.integrity import graphs
-from compress.model_file import is_quantized
+from compress.model_file import attribute, is_quantized
 from compress.quantization.graph_form import (
     drop_unread,
     free_name,
     ready,
+    set_nodes,
     taken_names,
     weights,
 )
@@ -33,7 +34,8 @@ LEAST_SAVED = 512  # bytes; under that a layer's names and attributes eat the ga
 COMPUTES_IN_FLOATS = 1  # "accuracy_level"; others round values to integers, some processors' way
 
 Bits = Literal[4, 8]
-_Packed = dict[str, tuple[str, str]]  # of a weight: its integers and their scales
+# Of a weight, by its name and whether it is transposed: its integers and their scales.
+_Packed = dict[tuple[str, bool], tuple[str, str]]
 
 
 @final
@@ -69,15 +71,16 @@ class BlockWeights(GraphStep):
         """See GraphStep; reads no rows. Bodies of If, Loop and Scan are reached into."""
         if is_quantized(model):
             raise CompressionError(f"{self.name}: the file is quantized already")
-        form = ready(model, gemm_as_matmul=True)
+        form = ready(model)
         whole, *bodies = graphs(form.graph)
         taken, shared = taken_names(whole), _Packed()
         n = sum(self._in_graph(body, whole, taken, shared) for body in bodies)
         if not n + self._in_graph(whole, whole, taken, shared):
             raise CompressionError(
-                f"{self.name}: no Gemm or MatMul with constant weights is large enough to gain"
+                f"{self.name}: no Gemm without factors, or MatMul, has constant weights and is "
+                "large enough to gain"
             )
-        for graph in (whole, *bodies):
+        for graph in graphs(form.graph):
             drop_unread(graph)
         if not any(entry.domain == DOMAIN for entry in form.opset_import):
             form.opset_import.append(helper.make_opsetid(DOMAIN, 1))
@@ -89,52 +92,65 @@ class BlockWeights(GraphStep):
         self, graph: onnx.GraphProto, whole: onnx.GraphProto, taken: set[str], shared: _Packed
     ) -> int:
         """Changes the products of one graph, with its weights or the whole's; how many."""
-        outer, packed = weights(whole), _Packed()
         own = {} if graph is whole else weights(graph)
-        n = 0
+        outer, packed, n = weights(whole), _Packed(), 0
+        written: list[onnx.NodeProto] = []
         for node in graph.node:
-            name = node.input[1] if node.op_type == "MatMul" else ""
+            name = node.input[1] if _is_plain(node) else ""
             tensor = own.get(name) or outer.get(name)
-            if tensor is None or not self._pays(tensor):
+            weight = None if tensor is None else _weight(node, tensor)
+            if weight is None or not self._pays(weight):
+                written.append(node)
                 continue
             home, known = (graph, packed) if name in own else (whole, shared)
-            if name not in known:
-                known[name] = self._pack(home, tensor, taken)
-            self._replace(node, known[name], *tensor.dims)
+            key = name, node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+            if key not in known:
+                known[key] = self._pack(home, name, weight, taken)
+            written += self._product(node, known[key], weight, taken)
             n += 1
+        set_nodes(graph, written)
         return n
 
-    def _pays(self, tensor: onnx.TensorProto) -> bool:
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
-            return False
-        k, n = tensor.dims
+    def _pays(self, weight: Array) -> bool:
+        k, n = weight.shape
         blocks = n * -(-k // self.block)
-        return 4 * k * n - blocks * (self.block * self.bits // 8 + 4) >= LEAST_SAVED
+        return bool(weight.nbytes - blocks * (self.block * self.bits // 8 + 4) >= LEAST_SAVED)
 
     def _pack(
-        self, graph: onnx.GraphProto, tensor: onnx.TensorProto, taken: set[str]
+        self, graph: onnx.GraphProto, name: str, weight: Array, taken: set[str]
     ) -> tuple[str, str]:
-        integers, scales = block_integers(numpy_helper.to_array(tensor), self.bits, self.block)
+        integers, scales = block_integers(weight, self.bits, self.block)
         blocks = numpy_helper.from_array(
-            _packed(integers, self.bits), free_name(f"{tensor.name}_blocks", taken)
+            _packed(integers, self.bits), free_name(f"{name}_blocks", taken)
         )
-        steps = numpy_helper.from_array(
-            scales.reshape(-1), free_name(f"{tensor.name}_scales", taken)
-        )
+        steps = numpy_helper.from_array(scales.reshape(-1), free_name(f"{name}_scales", taken))
         graph.initializer.extend([blocks, steps])
         return blocks.name, steps.name
 
-    def _replace(self, node: onnx.NodeProto, names: tuple[str, str], k: int, n: int) -> None:
-        node.op_type, node.domain = "MatMulNBits", DOMAIN
-        node.input[:] = [node.input[0], *names]
-        settings = {
-            "K": k,
-            "N": n,
-            "bits": self.bits,
-            "block_size": self.block,
-            "accuracy_level": COMPUTES_IN_FLOATS,
-        }
-        node.attribute.extend(helper.make_attribute(name, v) for name, v in settings.items())
+    def _product(
+        self, node: onnx.NodeProto, packed: tuple[str, str], weight: Array, taken: set[str]
+    ) -> list[onnx.NodeProto]:
+        """The operator that takes a node's place, and what adds the bias of a Gemm."""
+        bias = node.input[2] if len(node.input) > 2 else ""
+        product = free_name(f"{node.output[0]}_product", taken) if bias else node.output[0]
+        new = helper.make_node(
+            "MatMulNBits",
+            [node.input[0], *packed],
+            [product],
+            node.name,
+            domain=DOMAIN,
+            K=weight.shape[0],
+            N=weight.shape[1],
+            bits=self.bits,
+            block_size=self.block,
+            accuracy_level=COMPUTES_IN_FLOATS,
+        )
+        if not bias:
+            return [new]
+        return [
+            new,
+            helper.make_node("Add", [product, bias], [node.output[0]], f"{node.name}_bias"),
+        ]
 
 
 INT4_WEIGHTS = BlockWeights("int4 weights")
@@ -162,6 +178,22 @@ def block_integers(
 
 
 # ----- below
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    """Whether a product and a sum are all that it is."""
+    if node.op_type != "Gemm" or node.domain not in ("", "ai.onnx"):
+        return node.op_type == "MatMul"
+    factors = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
+    return factors == (1.0, 1.0) and not attribute(node, "transA", 0)
+
+
+def _weight(node: onnx.NodeProto, tensor: onnx.TensorProto) -> Array | None:
+    """(k, n) of what a node multiplies by; None where it is no matrix of float32."""
+    if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
+        return None
+    values: Array = numpy_helper.to_array(tensor)
+    return values.T if node.op_type == "Gemm" and attribute(node, "transB", 0) else values
 
 
 def _packed(integers: NDArray[np.uint8], bits: Bits) -> NDArray[np.uint8]:

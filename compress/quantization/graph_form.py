@@ -65,6 +65,13 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
+def set_nodes(graph: onnx.GraphProto, changed: list[onnx.NodeProto]) -> None:
+    """Puts these in place of all nodes; they may be some of them."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in changed]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
 # ----- below
 
 
@@ -77,7 +84,7 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
             continue
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
-    _set_nodes(graph, kept)
+    set_nodes(graph, kept)
 
 
 def _tensor_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -117,7 +124,7 @@ def _spell_gemms(graph: onnx.GraphProto, taken: set[str]) -> None:
         if bias:
             name = f"{node.name}_bias"
             spelled.append(helper.make_node("Add", [product, bias], [node.output[0]], name))
-    _set_nodes(graph, spelled)
+    set_nodes(graph, spelled)
     drop_unread(graph)
 
 
@@ -144,9 +151,3 @@ def _added(graph: onnx.GraphProto, values: Array, name: str, taken: set[str]) ->
     free = free_name(name, taken)
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), free))
     return free
-
-
-def _set_nodes(graph: onnx.GraphProto, changed: list[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in changed]
-    del graph.node[:]
-    graph.node.extend(copies)

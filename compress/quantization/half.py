@@ -26,6 +26,7 @@ from compress.quantization.graph_form import (
     drop_unread,
     free_name,
     ready,
+    set_nodes,
     taken_names,
     weights,
 )
@@ -157,9 +158,7 @@ def _written(
         writer.add(node, in_half=node.name in names)
     for entry in graph.output:
         writer.require_full(entry.name)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in writer.nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, writer.nodes)
     graph.initializer.extend(writer.weights.values())
     drop_unread(graph)
     del graph.value_info[:]  # hints, which name values that are gone

@@ -13,14 +13,13 @@ from compress.arithmetic import Arithmetic, arithmetic
 from compress.candidates import Plan
 from compress.export import check, to_onnx
 from compress.integrity import tensors
-from compress.model_file import is_quantized, nodes
+from compress.model_file import attribute, is_quantized, nodes
 from compress.quantization.blocks import (
     INT4_WEIGHTS,
     INT8_WEIGHTS,
     BlockWeights,
     block_integers,
 )
-from compress.quantization.graph_form import ready
 from compress.recipe import Recipe
 from compress.remake import remake
 from compress.session import Session
@@ -53,14 +52,14 @@ def test_the_runtime_multiplies_with_what_the_integers_stand_for(bits, block, tr
     packed = BlockWeights("blocks", bits=bits, block=block).apply(model, {})
     check(packed)
     kinds = Counter(node.op_type for node in packed.graph.node)
-    wanted = ready(model, gemm_as_matmul=True)
-    read = {node.input[1] for node in wanted.graph.node if node.op_type == "MatMul"}
-    for tensor in wanted.graph.initializer:
-        # The closing layer of 32 x 4 is left alone: too small to gain.
-        if tensor.name in read and np.prod(tensor.dims) > 200:
-            values = by_hand(numpy_helper.to_array(tensor), bits, block)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    assert (kinds["MatMulNBits"], kinds["MatMul"]) == (2, 1)
+    assert (kinds["MatMulNBits"], kinds["Gemm"]) == (2, 1)  # 32 x 4 weights are too few to gain
+    wanted = onnx.ModelProto.FromString(model.SerializeToString())
+    for node in wanted.graph.node[:-2]:
+        if node.op_type == "Gemm":
+            assert attribute(node, "transB", 0)
+            (tensor,) = (t for t in wanted.graph.initializer if t.name == node.input[1])
+            values = by_hand(numpy_helper.to_array(tensor).T, bits, block).T
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
     ours, theirs = (
         Session(m.SerializeToString()).run(x)["probabilities"] for m in (packed, wanted)
     )
@@ -159,3 +158,30 @@ def test_they_are_offered_for_bytes_alone(trained_mlp, mlp_rows, tmp_path):
     assert not names(to_onnx(trained_mlp), "b", most=12)
     assert names(trained_mlp, "c", minimize="bytes", most=5) == ["int4 weights"]
     assert not names(trained_mlp, "d", minimize="bytes", most=5, plan=Plan(quantize="none"))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_taken"),
+    [({}, True), ({"transB": 1}, True), ({"alpha": 0.5}, False), ({"transA": 1}, False)],
+)
+def test_a_gemm_with_factors_is_left_alone(attributes, is_taken, rng):
+    w = rng.normal(size=(48, 64) if attributes.get("transB") else (64, 48)).astype(np.float32)
+    values = {"w": w, "b": rng.normal(size=48).astype(np.float32)}
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], **attributes)],
+        "graph",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [64, 64])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [64, 48])],
+        [numpy_helper.from_array(array, name) for name, array in values.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
+    model.ir_version = 10
+    if not is_taken:
+        with pytest.raises(CompressionError, match="large enough to gain"):
+            INT8_WEIGHTS.apply(model, {})
+        return
+    packed = INT8_WEIGHTS.apply(model, {})
+    x = rng.normal(size=(64, 64)).astype(np.float32)
+    wanted = x @ by_hand(w.T if attributes else w, 8, 32) + values["b"]
+    ours = Session(packed.SerializeToString()).run({"x": x})["y"]
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-3)  # float32 sums of 64 terms

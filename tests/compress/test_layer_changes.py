@@ -34,3 +34,11 @@ def test_formats_are_those_of_the_file(recipe, formats, rng):
     for change in changes:
         if change.number_format != "float32":
             assert change.number_format in change.why
+
+
+def test_a_layer_that_a_step_has_left_alone_is_told_as_floats(trained_mlp, mlp_data):
+    recipe = Recipe((), (INT4_WEIGHTS,))
+    made = remake(trained_mlp, recipe, mlp_data)
+    changes = layer_changes(trained_mlp, made.network, made.reports, weight_formats(made.model))
+    # 32 x 4 weights are too few to gain.
+    assert [change.number_format for change in changes] == ["int4", "int4", "float32"]
