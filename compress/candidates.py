@@ -57,6 +57,11 @@ class Candidate:
         )
 
     @property
+    def followed(self) -> Recipe:
+        """Its steps; none for the original."""
+        return Recipe.from_toml(self.recipe) if self.recipe else Recipe(())
+
+    @property
     def size_bytes(self) -> int:
         """Of the ONNX file."""
         return len(self.model)

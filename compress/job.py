@@ -282,13 +282,12 @@ class _Subject:
 
     def calibration(self, chosen: Candidate) -> list[dict[str, Any]]:
         """What was seen for the chosen one's static integers; nothing where it has none."""
-        recipe = Recipe.from_toml(chosen.recipe) if chosen.recipe else Recipe(())
         if chosen.network is not None and self.data is not None:
-            return clipping_of_network(recipe, chosen.network, self.data)
-        if self.graph is not None:
-            graph = self.graph
-            return clipping_of_graph(recipe, graph.model, graph.feeds, seed=graph.seed)
-        return []
+            return clipping_of_network(chosen.followed, chosen.network, self.data)
+        if self.graph is None:
+            return []
+        graph = self.graph
+        return clipping_of_graph(chosen.followed, graph.model, graph.feeds, seed=graph.seed)
 
     def _planner(self, prepared: Search, goal: Goal, clock: Clock) -> Planner:
         assert self.root is not None  # ladder
@@ -324,9 +323,8 @@ def _subject(
     effort: Effort,
     notes: list[str],
 ) -> _Subject:
-    plan, note = plan_for(wishes.provider, wishes.plan)
+    (plan, note), reasons, network = plan_for(wishes.provider, wishes.plan), "", None
     notes += [note] if note else []
-    reasons, network = "", None
     if isinstance(model, Network):
         network = model
         if network.activation_qparams:
