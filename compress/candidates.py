@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
+from compress.quantization import QuantizeStatic
+from compress.quantization.post_training import PostTraining
 from compress.recipe import Recipe
 from compress.remake import Remade
+from compress.session import Provider
 from compress.technique import Report
 from hlserve.errors import ConfigError
 from hlserve.nn.network import Network
@@ -54,6 +57,11 @@ class Candidate:
         )
 
     @property
+    def followed(self) -> Recipe:
+        """Its steps; none for the original."""
+        return Recipe.from_toml(self.recipe) if self.recipe else Recipe(())
+
+    @property
     def size_bytes(self) -> int:
         """Of the ONNX file."""
         return len(self.model)
@@ -68,12 +76,14 @@ class Plan:
         quantize: ``int8`` tries integers only, ``none`` floats only.
         recipe: the only steps to try.
         student: a fresh network to distil into, in place of pruning.
+        half: whether to try fp16 beside floats; for graphics processors.
     """
 
     ratio: float | None = None
     quantize: str | None = None
     recipe: Recipe | None = None
     student: Network | None = None
+    half: bool = False
 
     def __post_init__(self) -> None:
         if self.quantize not in (None, "int8", "none"):
@@ -82,3 +92,26 @@ class Plan:
             raise ConfigError("a recipe says every step; leave prune, quantize and student out")
         if self.student is not None and self.ratio is not None:
             raise ConfigError("give either a student or a share to prune, not both")
+
+
+def plan_for(provider: Provider, plan: Plan) -> tuple[Plan, str]:
+    """The plan as the provider can follow it, and what a reader must know of that.
+
+    ONNX Runtime's CUDA provider has no int8 kernels: integers would fall back to the CPU.
+
+    Raises:
+        ConfigError: integers are asked for where they do not run.
+    """
+    if provider == "cpu":
+        return plan, ""
+    steps = () if plan.recipe is None else (*plan.recipe.steps, *plan.recipe.endings)
+    quantizing = [s for s in steps if isinstance(s, QuantizeStatic | PostTraining)]
+    if quantizing or plan.quantize == "int8":
+        asked = f"the recipe's {type(quantizing[0]).__name__}" if quantizing else "--quantize int8"
+        raise ConfigError(
+            f"{asked} is for --provider cpu; on {provider} ONNX Runtime computes in floats"
+        )
+    if plan.recipe is not None:
+        return plan, ""
+    note = f"no integers are tried for {provider}, where int8 does not gain"
+    return replace(plan, quantize="none", half=plan.quantize != "none"), note

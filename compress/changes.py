@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class LayerChange:
         kind: the layer's class.
         before, after: the shape of the weight, (out, in, ...), and how many numbers all its
             parameters hold; None where there is no such layer.
-        number_format: of the weight afterwards: ``float32`` or ``int8``.
+        number_format: of the weight in the file: ``float32``, ``float16``, ``int8`` or ``int4``.
         why: in words.
     """
 
@@ -47,9 +47,16 @@ class LayerChange:
 
 
 def layer_changes(
-    before: Network, after: Network, steps: Sequence[Report]
+    before: Network, after: Network, steps: Sequence[Report], formats: Mapping[str, str]
 ) -> tuple[LayerChange, ...]:
-    """Every layer with parameters, in the original's order; parts of a factorized one behind it."""
+    """Every layer with parameters, in the original's order; parts of a factorized one behind it.
+
+    Args:
+        before: the original.
+        after: what the file was made of.
+        steps: of the recipe.
+        formats: of the file's weights, by name; what steps on the file made of them.
+    """
     new = {node.name: node for node in after.nodes if node.layer.params()}
     found: list[LayerChange] = []
     for node in before.nodes:
@@ -59,8 +66,8 @@ def layer_changes(
         if not parts:
             found.append(_gone(node, steps))
         for name in parts:
-            found.append(_kept(node, new.pop(name), steps))
-    found += [_kept(None, node, steps) for node in new.values()]
+            found.append(_kept(node, new.pop(name), steps, formats))
+    found += [_kept(None, node, steps, formats) for node in new.values()]
     return tuple(found)
 
 
@@ -74,19 +81,18 @@ def _gone(node: Node, steps: Sequence[Report]) -> LayerChange:
     return LayerChange(node.name, kind, _sizes(node), None, "", why)
 
 
-def _kept(old: Node | None, new: Node, steps: Sequence[Report]) -> LayerChange:
+def _kept(
+    old: Node | None, new: Node, steps: Sequence[Report], formats: Mapping[str, str]
+) -> LayerChange:
     before = None if old is None else _sizes(old)
-    is_integer = any(p.qparams is not None for p in new.layer.params().values())
-    reasons = [
-        _shape_reason(old, new),
-        _format_reason(new, steps, is_integer=is_integer),
-    ]
+    number_format = _format(new, steps, formats)
+    reasons = [_shape_reason(old, new), _format_reason(new, steps, number_format)]
     return LayerChange(
         new.name,
         type(new.layer).__name__,
         before,
         _sizes(new),
-        "int8" if is_integer else "float32",
+        number_format,
         "; ".join(reason for reason in reasons if reason) or "kept as it was",
     )
 
@@ -108,9 +114,27 @@ def _shape_reason(old: Node | None, new: Node) -> str:
     return ", ".join(words)
 
 
-def _format_reason(new: Node, steps: Sequence[Report], *, is_integer: bool) -> str:
+def _format(new: Node, steps: Sequence[Report], formats: Mapping[str, str]) -> str:
+    """What the weight is in the file, whose steps put other names behind the layer's own."""
+    if any(p.qparams is not None for p in new.layer.params().values()):
+        return "int8"
+    own = {kind for name, kind in formats.items() if name.startswith(f"{new.name}.weight")}
+    for kind in ("float16", "int8"):
+        if kind in own:
+            return kind
+    blocks = [step for step in steps if step.technique == "BlockWeights"]
+    if blocks and "uint8" in own:
+        return f"int{blocks[-1].settings['bits']}"
+    return "float32"
+
+
+def _format_reason(new: Node, steps: Sequence[Report], number_format: str) -> str:
     quantized = [step for step in steps if step.technique == "QuantizeStatic"]
-    if is_integer:
+    if any(step.technique == "BlockWeights" for step in steps) and number_format != "float32":
+        return f"{number_format}: the weights alone, for the fewest bytes"
+    if number_format == "float16":
+        return "float16: weights and values fit into half the bits"
+    if number_format == "int8":
         return "int8: it fuses into one integer operator"
     if not quantized:
         return ""

@@ -1,7 +1,8 @@
-"""How a trained network ends in files: in floats, and down a ladder of integers.
+"""How a trained network ends in files: in floats, in half of their bits, or in integers.
 
-The ladder stops at the first rung that stays inside the bound: ranges of all that was seen,
-ranges without outliers, biases corrected, and at last the most delicate layers kept in floats.
+Half is for graphics processors, integers are for others. Their ladder stops at the first rung
+inside the bound: ranges of all that was seen, ranges without outliers, ranges of least error,
+biases corrected, and at last the most delicate layers kept in floats.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from compress.folding import FoldBatchNorm, FoldScale
 from compress.goal import Goal
 from compress.graph_step import GraphStep
 from compress.quantization import QuantizeStatic
+from compress.quantization.blocks import INT4_WEIGHTS
+from compress.quantization.half import ToHalf
 from compress.quantization.placement import Placement, place
 from compress.quantization.post_training import DYNAMIC_LSTM
 from compress.quantization.sensitivity import layer_damage
@@ -24,7 +27,7 @@ from compress.technique import Compressed, Data, Kinds, Report, Technique
 from compress.trainee import take_steps
 from compress.verdict import Verdict
 from hlserve.errors import CompressionError
-from hlserve.nn.layers import LSTM, BatchNorm
+from hlserve.nn.layers import LSTM, BatchNorm, Linear
 from hlserve.nn.network import Network
 
 MOST_KEPT_FLOAT = 2  # layers; with more little is left of the gain
@@ -57,6 +60,8 @@ class Endings:
         verdicts: list[Verdict] = []
         if self.plan.quantize != "int8":
             verdicts.append((yield base.candidate("")))
+        if self.plan.half:
+            verdicts += yield from self._in_graph(base, (ToHalf(),))
         if self.plan.quantize == "none":
             return verdicts
         is_inside = all(not verdict.refusal for verdict in verdicts)
@@ -66,7 +71,10 @@ class Endings:
             if placement.layers and placement != last:
                 verdicts += yield from self._integers(base, kinds, is_inside)
                 last = placement
-        verdicts += yield from self._in_graph(base)
+        if any(isinstance(node.layer, LSTM) for node in base.network.nodes):
+            verdicts += yield from self._in_graph(base, (DYNAMIC_LSTM,))
+        if self.goal.minimize == "bytes" and self.plan.quantize is None and _has_dense(base):
+            verdicts += yield from self._in_graph(base, (INT4_WEIGHTS,))
         return verdicts
 
     # ----- below
@@ -97,23 +105,23 @@ class Endings:
         first = QuantizeStatic(layers=kinds)
         cut = replace(first, observer="percentile")
         corrected = replace(cut, bias_correction=True)
-        yield from (first, cut, corrected)
+        yield from (first, cut, replace(first, observer="mse"), corrected)
         damage = layer_damage(base.network, self.data, corrected)
         worst = sorted(damage, key=lambda name: (-damage[name], name))
         for n in range(1, min(MOST_KEPT_FLOAT, len(worst) - 1) + 1):
             yield replace(corrected, keep_float=tuple(sorted(worst[:n])))
 
-    def _in_graph(self, base: _Base) -> Course:
+    def _in_graph(self, base: _Base, steps: tuple[GraphStep, ...]) -> Course:
         """Endings that only a file can have: operators that no layer of ours is spelled with."""
-        steps: list[GraphStep] = []
-        if any(isinstance(node.layer, LSTM) for node in base.network.nodes):
-            steps.append(DYNAMIC_LSTM)
         verdicts: list[Verdict] = []
         for step in steps:
             try:
                 candidate = base.ended(step)
             except CompressionError as error:
-                self.notes.append(f"{step.name} was left out: {error}")
+                reason = str(error).removeprefix(f"{step.name}: ")
+                note = f"{step.name} was left out: {reason}"
+                if note not in self.notes:  # it may hold of every network
+                    self.notes.append(note)
                 continue
             verdicts.append((yield candidate))
         return verdicts
@@ -195,3 +203,7 @@ class _Base:
         stem = self.grown.stem
         name = ", ".join(part for part in (stem.name, ending) if part) or "folded"
         return Candidate.of_network(name, stem.family, recipe, made)
+
+
+def _has_dense(base: _Base) -> bool:
+    return any(isinstance(node.layer, Linear) for node in base.network.nodes)

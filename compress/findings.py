@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from compress.arithmetic import arithmetic
 from compress.changes import layer_changes
 from compress.latency import Latency
 from compress.lock import Ingredients
 from compress.machine import cores, processor
 from compress.metric import top_class
-from compress.model_file import INTEGER_LAYERS
+from compress.model_file import weight_formats
 from compress.report.classes import class_changes
 from compress.report.compression import SCHEMA_VERSION
 from compress.search import LastLook, Result, Search
-from compress.session import optimized_operators, runtime
+from compress.session import runtime
 from compress.sizes import memory_bytes, packed_bytes
 from compress.verdict import Verdict
+from hlserve.nn.param import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,15 @@ def findings(result: Result, prepared: Search, origin: Origin) -> dict[str, Any]
         "smallest_provable_drop": result.smallest_provable,
         "comparisons": sum(verdict.drop is not None for verdict in result.tried),
         "machine": _machine(),
-        "original": described(result.original, prepared) | _costs(result.original),
-        "best": best | _costs(result.best),
+        "original": described(result.original, prepared)
+        | _costs(result.original, prepared.bench.feeds),
+        "best": best | _costs(result.best, prepared.bench.feeds),
         "tried": _tried(result, prepared, best),
         "pareto": [verdict.candidate.name for verdict in result.pareto],
         "test": None if result.test is None else _test(result.test),
         "sensitivity": prepared.sensitivity(_kept_float(result.best)),
         "layers": _layers(result),
+        "calibration": prepared.calibration(result.best.candidate),
         "classes": classes,
         "warnings": [] if classes is None else classes.pop("warnings"),
         "notes": list(result.notes),
@@ -157,31 +161,18 @@ def _latency(latency: Latency) -> dict[str, float | None]:
     return {"p50": latency.p50_s, "p95": _finite(latency.p95_s), "lower": lower, "upper": upper}
 
 
-def _costs(verdict: Verdict) -> dict[str, Any]:
+def _costs(verdict: Verdict, feeds: Mapping[str, Array]) -> dict[str, Any]:
     """What is measured of the two models that matter only: it takes seconds each."""
-    model = verdict.candidate.model
-    return {
-        "packed_bytes": packed_bytes(model),
-        "memory_bytes": memory_bytes(model),
-        "int8_share": _int8_share(verdict),
+    candidate = verdict.candidate
+    counted = arithmetic(candidate.model, feeds)
+    found: dict[str, Any] = {
+        "packed_bytes": packed_bytes(candidate.model),
+        "memory_bytes": memory_bytes(candidate.model),
+        "int8_share": None if counted is None else counted.int8_share,
     }
-
-
-def _int8_share(verdict: Verdict) -> float | None:
-    """The share of multiply-accumulates in integers; None where the runtime fuses less or more."""
-    network = verdict.candidate.network
-    if network is None or not network.macs():
-        return None
-    integer = [
-        node
-        for node in network.nodes
-        if any(p.qparams is not None for p in node.layer.params().values())
-    ]
-    operators = optimized_operators(verdict.candidate.model)
-    if sum(operators[kind] for kind in INTEGER_LAYERS) != len(integer):
-        return None
-    macs = sum(node.layer.macs(*(network.shapes[i] for i in node.inputs)) for node in integer)
-    return macs / network.macs()
+    if candidate.macs is None and counted is not None:
+        found["macs"] = counted.in_floats + counted.in_integers
+    return found
 
 
 def _machine() -> dict[str, Any]:
@@ -230,5 +221,6 @@ def _layers(result: Result) -> list[dict[str, Any]]:
     before, after = result.original.candidate.network, result.best.candidate.network
     if before is None or after is None:
         return []
-    changes = layer_changes(before, after, result.best.candidate.steps)
+    best = result.best.candidate
+    changes = layer_changes(before, after, best.steps, weight_formats(best.model))
     return [change.described() for change in changes]

@@ -10,8 +10,11 @@ import onnx
 from compress.candidates import Candidate, Plan
 from compress.endings import Course
 from compress.evaluate import fixed_batch
+from compress.goal import Goal
 from compress.graph_step import GraphStep
 from compress.model_file import has_subgraphs, is_quantized, parameter_count
+from compress.quantization.blocks import INT4_WEIGHTS, INT8_WEIGHTS
+from compress.quantization.half import ToHalf
 from compress.quantization.post_training import ways
 from compress.recipe import Recipe
 from compress.remake import calibration_rows
@@ -42,7 +45,7 @@ class GraphPlanner:
     notes: list[str]
     seed: int = 0
 
-    def ladder(self) -> Course:
+    def ladder(self, goal: Goal) -> Course:
         """The candidates, in order; is sent every one's verdict."""
         found: list[Verdict] = []
         batch = fixed_batch(self.session)
@@ -51,16 +54,24 @@ class GraphPlanner:
         self.notes.extend(left_out)
         if self.plan.quantize != "int8":
             found.append((yield _candidate("simplified", cleaned, (Simplify(),))))
-        if self.plan.quantize == "none" or not self._has_floats_to_quantize():
-            return found
-        for way in ways(cleaned):
+        for way in self._ways(cleaned, goal):
             try:
                 changed = way.apply(cleaned, rows, batch=batch)
             except CompressionError as error:
-                self.notes.append(f"{way.name} was left out: {error}")
+                reason = str(error).removeprefix(f"{way.name}: ")
+                self.notes.append(f"{way.name} was left out: {reason}")
                 continue
             found.append((yield _candidate(way.name, changed, (Simplify(), way))))
         return found
+
+    def _ways(self, cleaned: onnx.ModelProto, goal: Goal) -> tuple[GraphStep, ...]:
+        """Those worth trying on the cleaned graph."""
+        if self.plan.half:
+            return (ToHalf(),)
+        if self.plan.quantize == "none" or not self._has_floats_to_quantize():
+            return ()
+        is_for_bytes = goal.minimize == "bytes" and self.plan.quantize is None
+        return (*ways(cleaned), *((INT4_WEIGHTS, INT8_WEIGHTS) if is_for_bytes else ()))
 
     def _has_floats_to_quantize(self) -> bool:
         if is_quantized(self.model):

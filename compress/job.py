@@ -13,7 +13,8 @@ import onnx
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no stubs
 
 from compress.bound import parse_max_drop
-from compress.candidates import Candidate, Plan
+from compress.candidates import Candidate, Plan, plan_for
+from compress.clipping import clipping_of_graph, clipping_of_network
 from compress.clock import Clock, parse_duration
 from compress.endings import Course, Endings
 from compress.evaluate import Judge, bind_rows, make_judge
@@ -137,6 +138,7 @@ def prepare(model: Model, split: Split, wishes: Wishes, effort: Effort) -> tuple
         test=None if split.test is None else _bench(session, judge, split.test, split.test_place),
         ladder=lambda goal, clock: subject.ladder(prepared, goal, clock),
         sensitivity=subject.sensitivity,
+        calibration=subject.calibration,
         n_train=len(split.train),
         smallest_provable=judge.smallest_provable(bench.answers, bench.targets),
         notes=notes,
@@ -195,7 +197,7 @@ def compress(
         student: an architecture such as ``mlp:64`` to distil into.
         require_proof: refuse what is inside the bound by its estimate alone.
         provider: what the model will run on, ``cpu``, ``cuda`` or ``tensorrt``; latency is measured
-            there, and int8 is for the CPU alone.
+            there; int8 is for the CPU alone, fp16 for the others.
         folder: where what is trained is kept; None: nowhere.
         is_resumed: go on with what an interrupted search left in ``folder``.
         seed: of every random choice.
@@ -270,7 +272,7 @@ class _Subject:
             found += yield from self._planner(prepared, goal, clock).ladder()
         is_free = (self.plan.ratio, self.plan.recipe, self.plan.student) == (None,) * 3
         if self.graph is not None and is_free:
-            found += yield from self.graph.ladder()
+            found += yield from self.graph.ladder(goal)
         return found
 
     def sensitivity(self, kept_float: tuple[str, ...]) -> dict[str, Any]:
@@ -278,6 +280,15 @@ class _Subject:
         if self.network is None or self.data is None:
             return {}
         return sensitivity(self.network, self.data, kept_float)
+
+    def calibration(self, chosen: Candidate) -> list[dict[str, Any]]:
+        """What was seen for the chosen one's static integers; nothing where it has none."""
+        if chosen.network is not None and self.data is not None:
+            return clipping_of_network(chosen.followed, chosen.network, self.data)
+        if self.graph is None:
+            return []
+        graph = self.graph
+        return clipping_of_graph(chosen.followed, graph.model, graph.feeds, seed=graph.seed)
 
     def _planner(self, prepared: Search, goal: Goal, clock: Clock) -> Planner:
         assert self.root is not None  # ladder
@@ -313,7 +324,8 @@ def _subject(
     effort: Effort,
     notes: list[str],
 ) -> _Subject:
-    plan, reasons, network = _floats_only_on_gpus(wishes, notes), "", None
+    (plan, note), reasons, network = plan_for(wishes.provider, wishes.plan), "", None
+    notes += [note] if note else []
     if isinstance(model, Network):
         network = model
         if network.activation_qparams:
@@ -342,19 +354,6 @@ def _subject(
     return _Subject(network, root, data, plan, planner, effort, notes)
 
 
-def _floats_only_on_gpus(wishes: Wishes, notes: list[str]) -> Plan:
-    """ONNX Runtime's CUDA provider has no int8 kernels: integers would fall back to the CPU."""
-    if wishes.provider == "cpu" or wishes.plan.recipe is not None:
-        return wishes.plan
-    if wishes.plan.quantize == "int8":
-        raise ConfigError(
-            f"--quantize int8 is for --provider cpu; on {wishes.provider} ONNX Runtime computes "
-            "in floats"
-        )
-    notes.append(f"nothing is quantized for {wishes.provider}, where int8 does not gain")
-    return replace(wishes.plan, quantize="none")
-
-
 def _imported(
     graph: onnx.ModelProto, session: Session, train: Rows, wishes: Wishes, notes: list[str]
 ) -> tuple[Network | None, str]:
@@ -368,6 +367,24 @@ def _imported(
         return None, str(error)
     notes += found.notes
     return found.network, ""
+
+
+def _require_every_output(session: Session, network: Network) -> None:
+    """A result must have all outputs of the file, and a training watches over one of numbers.
+
+    Raises:
+        NotImportableError: one was left out, or there are several of numbers.
+    """
+    names = [port.name for port in session.outputs]
+    left_out = [name for name in names if name not in network.outputs]
+    numbers = [
+        name
+        for name, node in network.outputs.items()
+        if network.node(node).layer.output_dtype == "float32"
+    ]
+    if left_out or len(numbers) > 1:
+        told = ", ".join(map(repr, names))
+        raise NotImportableError(f"it has the outputs {told}; what is trained has one of numbers")
 
 
 def _bench(session: Session, judge: Judge, rows: Rows, place: Place) -> Bench:

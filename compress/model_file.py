@@ -87,6 +87,13 @@ def parameter_count(model: onnx.ModelProto) -> int:
     return sum(prod(tensor.dims) for tensor in tensors(model))
 
 
+def weight_formats(model: bytes) -> dict[str, str]:
+    """What the numbers of each weight of a file are, such as ``float32`` or ``int8``, by name."""
+    read = onnx.load_model_from_string(model)
+    names = {tensor.name: tensor.data_type for tensor in tensors(read)}
+    return {name: helper.tensor_dtype_to_np_dtype(kind).name for name, kind in names.items()}
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """An attribute's value; text as str."""
     for entry in node.attribute:

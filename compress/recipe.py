@@ -29,6 +29,8 @@ from compress.folding import FoldBatchNorm, FoldScale
 from compress.graph_step import GraphStep
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
+from compress.quantization.blocks import BlockWeights
+from compress.quantization.half import ToHalf
 from compress.quantization.post_training import PostTraining
 from compress.simplify import Simplify
 from compress.technique import Compressed, Data, Report, Technique
@@ -49,8 +51,10 @@ TECHNIQUES: tuple[type[Technique], ...] = (
 )
 
 GRAPH_STEPS: tuple[type[GraphStep], ...] = (
+    BlockWeights,
     PostTraining,
     Simplify,
+    ToHalf,
 )
 
 

@@ -69,6 +69,7 @@ class Search:
         ladder: the candidates, for a goal and the time there is.
         sensitivity: what pruning and integers cost, for the report, given the layers that the
             chosen recipe keeps in floats.
+        calibration: what was seen for the static integers of a candidate, for the report.
         n_train: how many rows candidates learn from.
         smallest_provable: the drop below which no proof is possible with these rows; None where
             it depends.
@@ -83,6 +84,7 @@ class Search:
     test: Bench | None
     ladder: Callable[[Goal, Clock], Course]
     sensitivity: Callable[[tuple[str, ...]], dict[str, Any]]
+    calibration: Callable[[Candidate], list[dict[str, Any]]]
     n_train: int
     smallest_provable: float | None
     notes: list[str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -139,8 +139,13 @@ def optimized_operators(model: bytes) -> Counter[str]:
     return Counter(node.op_type for node in optimized(model).graph.node)
 
 
-def optimized(model: bytes) -> onnx.ModelProto:
+def optimized(model: bytes, *, has_layouts: bool = True) -> onnx.ModelProto:
     """The graph that ONNX Runtime really runs on this machine's processor.
+
+    Args:
+        model: an ONNX file.
+        has_layouts: whether with convolutions in the processor's own layout, which pads channels;
+            what is fused, and what runs in integers, is the same without.
 
     Raises:
         ModelFileError: ONNX Runtime does not load it.
@@ -149,11 +154,48 @@ def optimized(model: bytes) -> onnx.ModelProto:
         path = Path(folder) / "optimized.onnx"
         options = _options()
         options.optimized_model_filepath = str(path)
+        if not has_layouts:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         try:
             ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except RUNTIME_ERRORS as error:
             raise ModelFileError(f"ONNX Runtime cannot load the model: {error}") from error
         return onnx.load(path, load_external_data=False)
+
+
+def shapes_inside(
+    model: onnx.ModelProto, names: Iterable[str], feeds: Mapping[str, Array]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of inputs, weights and what operators put out, in a run as the graph stands.
+
+    Args:
+        model: stays as it is; often one that ``optimized`` has answered.
+        names: outside bodies.
+        feeds: rows by input.
+
+    Raises:
+        ModelFileError, DataError: it does not load or run with these outputs.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {tensor.name: tuple(tensor.dims) for tensor in copy.graph.initializer}
+    known |= {name: array.shape for name, array in feeds.items()}
+    wanted = dict.fromkeys(name for name in names if name not in known)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    options = _options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(
+            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except RUNTIME_ERRORS as error:
+        raise ModelFileError(f"ONNX Runtime cannot load the model: {error}") from error
+    try:
+        results = session.run(list(wanted), dict(feeds)) if wanted else []
+    except RUNTIME_ERRORS + (ValueError,) as error:  # noqa: RUF005  # mypy wants a sum
+        raise DataError(f"ONNX Runtime cannot run the model: {error}") from error
+    return known | {name: r.shape for name, r in zip(wanted, results, strict=True)}
 
 
 def as_dtype(array: Array, port: Port) -> Array:

@@ -1,4 +1,4 @@
-"""The ranges of a graph's activations over rows, in memory that does not grow with the rows."""
+"""What a graph's activations are over rows, in memory that does not grow with the rows."""
 
 from __future__ import annotations
 
@@ -7,39 +7,54 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
-from compress.quantization.observer import Range, percentile_ranges, value_ranges
+from compress.quantization.histogram import Histogram
+from compress.quantization.observer import observed
 from compress.session import Session
 from hlserve.nn.param import Array
 
 ROWS = 8  # a run: every observed activation of so many rows is in memory at a time
 
 
-def ranges(
+def histograms(
     model: onnx.ModelProto,
     names: Sequence[str],
     feeds: Mapping[str, Array],
     *,
     batch: int | None = None,
-    percentile: float = 100.0,
-) -> dict[str, Range]:
-    """The range of each activation of floats among ``names``; others are left out.
+) -> dict[str, Histogram]:
+    """What each activation of floats among ``names`` holds; others are left out.
+
+    The rows are run once, a few at a time.
 
     Args:
         model: stays as it is.
         names: inputs of the model or outputs of its nodes, outside bodies.
         feeds: rows by input.
         batch: rows a run, where the model takes only one number of them.
-        percentile: share of the values that the range holds; 100 takes the smallest and largest.
-            A second run over the rows counts a histogram, see ``percentile_ranges``.
 
     Raises:
         ModelFileError, DataError: the model does not load or run with these outputs.
     """
+    return observed(activations(model, names, feeds, batch=batch))
+
+
+def activations(
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    feeds: Mapping[str, Array],
+    *,
+    batch: int | None = None,
+) -> Iterator[dict[str, Array]]:
+    """The activations themselves, a few rows at a time; see ``histograms``."""
     session = Session(_observed(model, names).SerializeToString())
-    limits = value_ranges(_activations(session, names, feeds, batch))
-    if percentile >= 100 or not limits:
-        return limits
-    return percentile_ranges(_activations(session, names, feeds, batch), limits, percentile)
+    wanted = set(names)
+    for rows in batches(feeds, batch):
+        values = {**rows, **session.run(rows)}
+        yield {
+            name: array
+            for name, array in values.items()
+            if name in wanted and array.dtype.kind == "f" and array.size
+        }
 
 
 def batches(feeds: Mapping[str, Array], batch: int | None) -> Iterator[dict[str, Array]]:
@@ -63,16 +78,3 @@ def _observed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name in made - known
     )
     return copy
-
-
-def _activations(
-    session: Session, names: Sequence[str], feeds: Mapping[str, Array], batch: int | None
-) -> Iterator[dict[str, Array]]:
-    wanted = set(names)
-    for rows in batches(feeds, batch):
-        values = {**rows, **session.run(rows)}
-        yield {
-            name: array
-            for name, array in values.items()
-            if name in wanted and array.dtype.kind == "f" and array.size
-        }

@@ -26,8 +26,7 @@ def ready(model: onnx.ModelProto, *, gemm_as_matmul: bool = False) -> onnx.Model
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    taken = {name for graph in graphs(copy.graph) for node in graph.node for name in node.output}
-    taken |= {tensor.name for graph in graphs(copy.graph) for tensor in graph.initializer}
+    taken = taken_names(copy.graph)
     for graph in graphs(copy.graph):
         _lift_constants(graph)
         _rename(graph)
@@ -42,6 +41,37 @@ def weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer if tensor.name not in free}
 
 
+def taken_names(graph: onnx.GraphProto) -> set[str]:
+    """Of all values and weights, in bodies too."""
+    found = {name for inner in graphs(graph) for node in inner.node for name in node.output}
+    found |= {tensor.name for inner in graphs(graph) for tensor in inner.initializer}
+    return found | {entry.name for inner in graphs(graph) for entry in inner.input}
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, or one like it that nothing has; it is added to those taken."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Weights that a new spelling has left without a reader, here or in a body."""
+    read = {name for inner in graphs(graph) for node in inner.node for name in node.input}
+    read |= {entry.name for inner in graphs(graph) for entry in inner.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def set_nodes(graph: onnx.GraphProto, changed: list[onnx.NodeProto]) -> None:
+    """Puts these in place of all nodes; they may be some of them."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in changed]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
 # ----- below
 
 
@@ -54,7 +84,7 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
             continue
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
-    _set_nodes(graph, kept)
+    set_nodes(graph, kept)
 
 
 def _tensor_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -89,13 +119,13 @@ def _spell_gemms(graph: onnx.GraphProto, taken: set[str]) -> None:
         w = w.T if attribute(node, "transB", 0) else w
         weight = _added(graph, w * _factor(node, "alpha", w), f"{node.output[0]}_weight", taken)
         bias = _bias(graph, node, found, taken)
-        product = _free(f"{node.output[0]}_product", taken) if bias else node.output[0]
+        product = free_name(f"{node.output[0]}_product", taken) if bias else node.output[0]
         spelled.append(helper.make_node("MatMul", [node.input[0], weight], [product], node.name))
         if bias:
             name = f"{node.name}_bias"
             spelled.append(helper.make_node("Add", [product, bias], [node.output[0]], name))
-    _set_nodes(graph, spelled)
-    _drop_unread(graph)
+    set_nodes(graph, spelled)
+    drop_unread(graph)
 
 
 def _bias(
@@ -118,28 +148,6 @@ def _factor(node: onnx.NodeProto, name: str, like: Array) -> Array:
 
 
 def _added(graph: onnx.GraphProto, values: Array, name: str, taken: set[str]) -> str:
-    free = _free(name, taken)
+    free = free_name(name, taken)
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), free))
     return free
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Weights that a new spelling has left without a reader, here or in a body."""
-    read = {name for inner in graphs(graph) for node in inner.node for name in node.input}
-    read |= {entry.name for inner in graphs(graph) for entry in inner.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _set_nodes(graph: onnx.GraphProto, changed: list[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in changed]
-    del graph.node[:]
-    graph.node.extend(copies)

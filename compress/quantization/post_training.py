@@ -33,10 +33,11 @@ from onnxruntime.quantization.qdq_quantizer import (  # type: ignore[import-unty
 from compress.graph_step import GraphStep
 from compress.integrity import graphs
 from compress.model_file import nodes, opset
-from compress.quantization.calibration import ranges
+from compress.quantization.calibration import histograms
 from compress.quantization.graph_form import ready, weights
+from compress.quantization.histogram import Histogram
 from compress.quantization.islands import LAYERS, NEIGHBOURS, Layers, select
-from compress.quantization.observer import Range
+from compress.quantization.observer import Observer, Range, value_range
 from compress.session import RUNTIME_ERRORS
 from hlserve.errors import CompressionError, DataError, ModelFileError
 from hlserve.nn.param import Array
@@ -78,6 +79,8 @@ class PostTraining(GraphStep):
         per_channel: a scale for each output channel of the weights, or one for all.
         layers: ``wide`` leaves narrow and depthwise layers in floats, see ``islands``.
         percentile: share of an activation's values that its range holds.
+        observer: ``percentile``, of which 100 is all that was seen, or ``mse``, the range of
+            least squared error.
     """
 
     name: str
@@ -86,6 +89,7 @@ class PostTraining(GraphStep):
     per_channel: bool = False
     layers: Layers = "all"
     percentile: float = 100.0
+    observer: Observer = "percentile"
 
     def apply(
         self, model: onnx.ModelProto, feeds: Mapping[str, Array], *, batch: int | None = None
@@ -117,13 +121,24 @@ class PostTraining(GraphStep):
             )
         return current
 
+    def histograms(
+        self, model: onnx.ModelProto, feeds: Mapping[str, Array], *, batch: int | None = None
+    ) -> dict[str, Histogram]:
+        """What ``apply`` sees of the activations beside the operators that it makes static."""
+        form = ready(model, gemm_as_matmul=bool(self.dynamic))
+        chosen = select(form, self.static, self.layers)
+        return histograms(form, _values(chosen), feeds, batch=batch) if chosen else {}
+
+    # ----- below
+
     def _quantize_static(
         self, model: onnx.ModelProto, feeds: Mapping[str, Array], batch: int | None
     ) -> onnx.ModelProto:
         chosen = select(model, self.static, self.layers)
         if not chosen:
             return model
-        found = ranges(model, _values(chosen), feeds, batch=batch, percentile=self.percentile)
+        seen = histograms(model, _values(chosen), feeds, batch=batch)
+        found = {n: value_range(h, self.observer, self.percentile) for n, h in seen.items()}
         quantizer = QDQQuantizer(
             _with_shapes(model),
             self.per_channel,

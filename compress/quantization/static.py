@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 
 from compress.export import dequantize_array, quantize_array
+from compress.quantization.histogram import Histogram
 from compress.quantization.observer import (
+    Observer,
     activation_qparams,
     bias_qparams,
-    percentile_ranges,
-    value_ranges,
+    observed,
+    value_range,
     weight_qparams,
 )
 from compress.quantization.placement import place
@@ -36,8 +38,9 @@ class QuantizeStatic(Technique):
     as QuantizeLinear and DequantizeLinear, and ONNX Runtime fuses those around each layer.
 
     Attributes:
-        observer: ``minmax`` takes the whole range seen, ``percentile`` cuts off outliers.
-        percentile: how many % of the values the latter keeps.
+        observer: ``minmax`` takes the whole range seen, ``percentile`` cuts off outliers,
+            ``mse`` takes the range of least squared error.
+        percentile: how many % of the values ``percentile`` keeps.
         rows: how many training rows to observe.
         layers: ``all``, or ``linear`` to leave convolutions in floats.
         per_channel: a scale for each output channel of the weights, or one for all of a layer.
@@ -46,7 +49,7 @@ class QuantizeStatic(Technique):
         keep_float: names of nodes whose weights stay floats.
     """
 
-    observer: Literal["minmax", "percentile"] = "minmax"
+    observer: Observer = "minmax"
     percentile: float = 99.99
     rows: int = 512
     layers: Kinds = "all"
@@ -71,19 +74,23 @@ class QuantizeStatic(Technique):
         """See Technique."""
         result = network.copy()
         placement = place(result, self.layers, self.keep_float)
-        ranges = value_ranges(self._batches(result, placement.observed, data))
-        if self.observer == "percentile":
-            again = self._batches(result, placement.observed, data)
-            ranges = percentile_ranges(again, ranges, self.percentile)
+        qparams = {
+            name: activation_qparams(value_range(seen, self.observer, self.percentile))
+            for name, seen in self.histograms(result, placement.observed, data).items()
+        }
         for value, source in placement.values.items():
-            result.activation_qparams[value] = activation_qparams(ranges[source])
+            result.activation_qparams[value] = qparams[source]
         for name, source in placement.layers.items():
-            params = result.node(name).layer.params()
-            input_scale = float(activation_qparams(ranges[source]).scale)
-            self._quantize(params, input_scale)
+            self._quantize(result.node(name).layer.params(), float(qparams[source].scale))
         if self.bias_correction:
             self._correct(network, result, data, list(placement.layers))
         return Compressed(result)
+
+    def histograms(self, network: Network, names: list[str], data: Data) -> dict[str, Histogram]:
+        """What the values of some nodes or inputs are over the calibration rows."""
+        return observed(self._batches(network, names, data))
+
+    # ----- below
 
     def _quantize(self, params: dict[str, Param], input_scale: float) -> None:
         weight, bias = params["weight"], params.get("bias")

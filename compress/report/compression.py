@@ -146,7 +146,10 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Values seen in calibration, in bins of equal width, and where they are cut."""
+    """Values seen in calibration, in bins of equal width, and where they are cut.
+
+    ``clipped`` is the share of values beyond the cuts, ``not_finite`` counts NaN and infinity.
+    """
 
     name: str
     counts: tuple[float, ...] = ()
@@ -154,6 +157,8 @@ class Histogram(msgspec.Struct, frozen=True):
     high: float | None = None
     cut_low: float | None = None
     cut_high: float | None = None
+    clipped: float | None = None
+    not_finite: int | None = None
 
 
 class ClassChange(msgspec.Struct, frozen=True):

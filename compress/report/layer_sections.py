@@ -86,7 +86,9 @@ def calibration_section(report: CompressionReport, with_plots: bool) -> Markup:
 
 
 def share_outside(histogram: Histogram) -> float | None:
-    """The share of values in bins whose middle is beyond a cut; None where it is not known."""
+    """The share of values beyond a cut, else that of bins whose middle is; None if not known."""
+    if histogram.clipped is not None:
+        return histogram.clipped
     total, n = sum(histogram.counts), len(histogram.counts)
     if not total or histogram.low is None or histogram.high is None:
         return None

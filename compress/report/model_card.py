@@ -113,6 +113,11 @@ def _metrics(report: CompressionReport) -> Iterator[str]:
     lines += [
         ("parameters", wording.count(before.parameters), wording.count(best.parameters)),
         ("MACs of one row", wording.count(before.macs), wording.count(best.macs)),
+        (
+            "MACs that run in int8",
+            wording.percent(before.int8_share),
+            wording.percent(best.int8_share),
+        ),
         ("file, bytes", wording.count(before.size_bytes), wording.count(best.size_bytes)),
         ("packed, bytes", wording.count(before.packed_bytes), wording.count(best.packed_bytes)),
         ("memory, bytes", wording.count(before.memory_bytes), wording.count(best.memory_bytes)),

@@ -188,7 +188,8 @@ def _publish(
 
         click.echo(msgspec.json.encode(found | {"published": str(out / str(version))}).decode())
         return
-    click.echo(closing(result))
+    shares = found["original"]["int8_share"], found["best"]["int8_share"]
+    click.echo(closing(result, shares))
     click.echo(f"published {out / str(version)}")
     if folder is not None:
         click.echo(f"report {folder / 'report.html'}")

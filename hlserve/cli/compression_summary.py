@@ -44,8 +44,13 @@ def opening(prepared: Search, goal: Goal, split: Split) -> str:
     return "\n".join(lines)
 
 
-def closing(result: Result) -> str:
-    """Original against chosen, and what may be said of the drop."""
+def closing(result: Result, int8_shares: tuple[float | None, float | None]) -> str:
+    """Original against chosen, and what may be said of the drop.
+
+    Args:
+        result: what the search found.
+        int8_shares: of the multiply-accumulates of both; None where it is not known.
+    """
     from tabulate import tabulate
 
     metric = result.judge.metric
@@ -56,8 +61,11 @@ def closing(result: Result) -> str:
     sizes = zip(_sizes(before), _sizes(after), strict=True)
     changes = ["", *(wording.gain(b / a, "smaller", "larger") if b != a else "" for b, a in sizes)]
     changes += [wording.gain(g.ratio, "faster", "slower") for g in after.speed_up.values()]
+    rows = list(zip(names, *columns, changes, strict=True))
+    shares = ["not known" if share is None else f"{share:.1%}" for share in int8_shares]
+    rows.append(("MACs in int8", shares[0], shares[1], ""))
     table = tabulate(
-        list(zip(names, *columns, changes, strict=True)),
+        rows,
         headers=["", "original", after.candidate.name, ""],
         disable_numparse=True,
         colalign=("left", "right", "right", "left"),

@@ -51,6 +51,7 @@ def test_a_smaller_model_is_published_whole(
     assert compress(work, model, out, "--max-drop", "10pp") == 0
     text, told = capsys.readouterr()
     assert f"published {out / '1'}" in text
+    assert "MACs in int8" in text
     assert "smallest drop that these rows can prove" in told
     version = out / "1"
     assert {entry.name for entry in version.iterdir()} == {
@@ -72,6 +73,8 @@ def test_a_smaller_model_is_published_whole(
     report = json.loads((version / "report" / "report.json").read_text())
     assert report["schema_version"] == 2
     assert report["best"]["drop"] <= 0.1
+    assert report["original"]["int8_share"] == 0.0
+    assert report["original"]["macs"] == 20 * 256 + 256 * 128 + 128 * 3
     assert 'technique = "' in (version / "recipe.lock").read_text()
 
 

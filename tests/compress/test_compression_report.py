@@ -208,6 +208,10 @@ def test_paper_is_white_whatever_the_screen_is(html: str) -> None:
     assert "@media print" in html
 
 
+def test_the_card_says_how_much_runs_in_integers() -> None:
+    assert "| MACs that run in int8 | 0.00 % | 98.70 % |" in render_card(samples.report())
+
+
 def test_the_card_knows_licences_of_embedded_sets_and_guesses_no_other() -> None:
     assert "licence: MIT" in render_card(samples.report())
     assert f"licence: {NOT_STATED}" in render_card(samples.report() | {"data": "mnist"})

@@ -9,9 +9,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from compress.model_file import nodes
-from compress.quantization.calibration import ranges
+from compress.quantization.calibration import histograms
 from compress.quantization.graph_form import ready
 from compress.quantization.islands import LAYERS, NEIGHBOURS, select
+from compress.quantization.observer import value_range
 from compress.quantization.post_training import DYNAMIC_LSTM, PostTraining, ways
 from compress.session import Session, optimized_operators
 from hlserve.errors import CompressionError
@@ -293,7 +294,7 @@ def test_calibration_memory_does_not_grow_with_the_rows(rng):
     def peak(n):
         x = np.zeros((n, 3, 8, 8), np.float32)
         tracemalloc.start()
-        ranges(model, names, {"x": x}, percentile=99.9)
+        histograms(model, names, {"x": x})
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -307,10 +308,34 @@ def test_a_percentile_cuts_outliers_off(rng):
     model = model_of([node], (12,), {"w": uniform(rng, 12, 6)}, (6,))
     x = uniform(rng, 500, 12)
     x[7, 3] = 100.0
-    whole = ranges(model, ["x"], {"x": x})["x"]
-    cut = ranges(model, ["x"], {"x": x}, percentile=99.9)["x"]
-    assert whole[1] == 100.0
-    assert cut[1] < 1.0
+    seen = histograms(model, ["x"], {"x": x})["x"]
+    assert value_range(seen, "minmax", 99.9)[1] == 100.0
+    assert value_range(seen, "percentile", 99.9)[1] < 1.0
+
+
+def scale_of_the_input(model):
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    first = next(n for n in model.graph.node if n.op_type == "QuantizeLinear")
+    return float(weights[first.input[1]])
+
+
+def test_the_observer_decides_the_scale_in_the_file(rng):
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = model_of([node], (12,), {"w": uniform(rng, 12, 6)}, (6,))
+    x = uniform(rng, 500, 12)
+    x[7, 3] = 100.0
+    scales = {
+        way: scale_of_the_input(way.apply(model, {"x": x}))
+        for way in (
+            PostTraining("static", LAYERS),
+            PostTraining("static", LAYERS, percentile=99.9),
+            PostTraining("static", LAYERS, observer="mse"),
+        )
+    }
+    widest, cut, least = scales.values()
+    assert widest == pytest.approx(100.5 / 255, rel=1e-3)  # from -0.5 to the outlier
+    assert cut < widest / 50
+    assert least < widest  # one value's whole error against 6,000 finer roundings
 
 
 def test_the_model_given_stays_as_it_is(rng):

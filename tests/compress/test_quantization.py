@@ -9,11 +9,9 @@ from compress.export import dequantize_array, quantize_array, to_onnx
 from compress.folding import FoldScale
 from compress.quantization import QuantizeStatic
 from compress.quantization.observer import (
-    BINS,
     activation_qparams,
     bias_qparams,
-    percentile_ranges,
-    value_ranges,
+    value_range,
     weight_qparams,
 )
 from compress.quantization.placement import place
@@ -24,6 +22,7 @@ from hlserve.datasets import Rows
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Softmax, Standardize, Tanh
 from hlserve.nn.network import Input, sequential
+from tests.compress.histograms import histogram_of
 
 finite = st.floats(-1e6, 1e6, width=32)
 
@@ -68,19 +67,10 @@ def test_a_dead_channel_with_a_bias_does_not_overflow():
     )
 
 
-def test_percentile_cuts_an_outlier_and_keeps_the_side_that_ends_at_zero():
-    values = np.concatenate([np.linspace(0, 1, 9_999), [1000.0]])
-    batches = [{"a": values[:5000]}, {"a": values[5000:]}]
-    limits = value_ranges(batches)
-    assert limits["a"] == (0.0, 1000.0)
-    low, high = percentile_ranges(batches, limits, 99.9)["a"]
-    assert low == 0.0
-    assert high <= 1.0 + 1000 / BINS  # to within a bin
-    assert percentile_ranges(batches, limits, 100.0)["a"] == (0.0, 1000.0)
-
-
 def test_values_that_never_vary_have_a_range_of_their_own():
-    assert percentile_ranges([{"a": np.full(5, 3.0)}], {"a": (3.0, 3.0)}, 99.0) == {"a": (3.0, 3.0)}
+    seen = histogram_of(np.full(5, 3.0))
+    for observer in ("minmax", "percentile", "mse"):
+        assert value_range(seen, observer, 99.0)[1] == 3.0
     assert float(activation_qparams((0.0, 0.0)).scale) == 1.0
 
 

@@ -16,6 +16,8 @@ from compress.export import check, to_onnx
 from compress.folding import FoldScale
 from compress.graph_step import GraphStep
 from compress.quantization import QuantizeStatic
+from compress.quantization.blocks import INT4_WEIGHTS, BlockWeights
+from compress.quantization.half import ToHalf
 from compress.quantization.post_training import DYNAMIC_LSTM, PostTraining, ways
 from compress.recipe import GRAPH_STEPS, Recipe, table_to_toml
 from compress.remake import CALIBRATION_ROWS, calibration_rows, remake
@@ -26,9 +28,12 @@ from hlserve.errors import CompressionError, ConfigError, SchemaVersionError
 from tests.compress.ladders import candidates
 
 STEPS = [
+    INT4_WEIGHTS,
+    BlockWeights("int8 weights", bits=8, block=64),
     DYNAMIC_LSTM,
     PostTraining("static int8", static=("Conv", "Gemm"), per_channel=True),
     Simplify(),
+    ToHalf(),
 ]
 STATIC = PostTraining("static int8", static=("Gemm", "MatMul"))
 

@@ -19,6 +19,8 @@ from compress.folding import FoldScale
 from compress.lock import Environment, Ingredients, Lock
 from compress.pruning import PruneChannels
 from compress.quantization import QuantizeStatic
+from compress.quantization.blocks import INT4_WEIGHTS
+from compress.quantization.half import ToHalf
 from compress.quantization.post_training import PostTraining
 from compress.recipe import Recipe
 from compress.remake import remake
@@ -36,6 +38,8 @@ from hlserve.nn.split import validation_split
 ROOT = Path(__file__).parents[2]
 TRAINED = Recipe((PruneChannels(0.5), FineTune(epochs=1), FoldScale(), QuantizeStatic()))
 TAUGHT = Recipe((Distill(epochs=1), FoldScale()), (PostTraining("int8", static=("Gemm",)),))
+IN_HALF = Recipe((FineTune(epochs=1), FoldScale()), (Simplify(), ToHalf()))
+IN_BLOCKS = Recipe((), (Simplify(), INT4_WEIGHTS))
 ON_GRAPH = Recipe((), (Simplify(), PostTraining("int8", static=("Gemm", "MatMul"))))
 
 
@@ -87,8 +91,8 @@ def locked(work, recipe, *, threads=1, student=None, apart=0):
 
 @pytest.mark.parametrize(
     ("recipe", "threads"),
-    [(TRAINED, 1), (TRAINED, 2), (TAUGHT, 2), (ON_GRAPH, 1)],
-    ids=["fine-tuned", "fine-tuned, two threads", "taught", "on a graph"],
+    [(TRAINED, 1), (TRAINED, 2), (TAUGHT, 2), (ON_GRAPH, 1), (IN_HALF, 1), (IN_BLOCKS, 1)],
+    ids=["fine-tuned", "fine-tuned, two threads", "taught", "on a graph", "half", "blocks"],
 )
 def test_another_process_makes_the_same_bytes(recipe, threads, work, tmp_path):
     lock, _ = locked(work, recipe, threads=threads, apart=180)
