@@ -23,7 +23,7 @@ from compress.goal import Goal, Minimize
 from compress.graph_planner import GraphPlanner, require_no_training
 from compress.metric import metric_named
 from compress.model_file import parameter_count, read_onnx
-from compress.onnx_import import IMPORT_ROWS, NotImportableError, import_onnx
+from compress.onnx_import import IMPORT_ROWS, NotImportableError, import_whole
 from compress.planner import Planner
 from compress.recipe import Recipe
 from compress.row_checks import require_finite_answers, require_sane, takes_gaps, warnings_about
@@ -318,7 +318,7 @@ def _subject(
         if network.activation_qparams:
             raise CompressionError("the checkpoint is quantized already; start from the float one")
     else:
-        network, reasons = _imported(graph, session, train, wishes, notes)
+        network, reasons = _imported(graph, session, train, notes)
     root = network
     if wishes.student is not None:
         root = student_for(wishes.student, model, train, seed=wishes.seed)
@@ -355,12 +355,12 @@ def _floats_only_on_gpus(wishes: Wishes, notes: list[str]) -> Plan:
 
 
 def _imported(
-    graph: onnx.ModelProto, session: Session, train: Rows, wishes: Wishes, notes: list[str]
+    graph: onnx.ModelProto, session: Session, train: Rows, notes: list[str]
 ) -> tuple[Network | None, str]:
     """The graph as a network, or why it cannot be one."""
     feeds = bind_rows(session, train.take(slice(0, IMPORT_ROWS)))
     try:
-        found = import_onnx(graph, feeds, judged_output=wishes.output, labels=train.y)
+        found = import_whole(graph, feeds, labels=train.y)
     except NotImportableError as error:
         notes.append(f"the file cannot be trained, only quantized: {error}")
         return None, str(error)
