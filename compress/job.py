@@ -24,7 +24,7 @@ from compress.goal import Goal, Minimize
 from compress.graph_planner import GraphPlanner, require_no_training
 from compress.metric import metric_named
 from compress.model_file import parameter_count, read_onnx
-from compress.onnx_import import IMPORT_ROWS, NotImportableError, import_onnx
+from compress.onnx_import import IMPORT_ROWS, NotImportableError, import_whole
 from compress.planner import Planner
 from compress.recipe import Recipe
 from compress.row_checks import require_finite_answers, require_sound, takes_gaps, warnings_about
@@ -331,7 +331,7 @@ def _subject(
         if network.activation_qparams:
             raise CompressionError("the checkpoint is quantized already; start from the float one")
     else:
-        network, reasons = _imported(graph, session, train, wishes, notes)
+        network, reasons = _imported(graph, session, train, notes)
     root = network
     if wishes.student is not None:
         root = student_for(wishes.student, model, train, seed=wishes.seed)
@@ -355,36 +355,17 @@ def _subject(
 
 
 def _imported(
-    graph: onnx.ModelProto, session: Session, train: Rows, wishes: Wishes, notes: list[str]
+    graph: onnx.ModelProto, session: Session, train: Rows, notes: list[str]
 ) -> tuple[Network | None, str]:
     """The graph as a network, or why it cannot be one."""
     feeds = bind_rows(session, train.take(slice(0, IMPORT_ROWS)))
     try:
-        found = import_onnx(graph, feeds, judged_output=wishes.output, labels=train.y)
-        _require_every_output(session, found.network)
+        found = import_whole(graph, feeds, labels=train.y)
     except NotImportableError as error:
         notes.append(f"the file cannot be trained, only quantized: {error}")
         return None, str(error)
     notes += found.notes
     return found.network, ""
-
-
-def _require_every_output(session: Session, network: Network) -> None:
-    """A result must have all outputs of the file, and a training watches over one of numbers.
-
-    Raises:
-        NotImportableError: one was left out, or there are several of numbers.
-    """
-    names = [port.name for port in session.outputs]
-    left_out = [name for name in names if name not in network.outputs]
-    numbers = [
-        name
-        for name, node in network.outputs.items()
-        if network.node(node).layer.output_dtype == "float32"
-    ]
-    if left_out or len(numbers) > 1:
-        told = ", ".join(map(repr, names))
-        raise NotImportableError(f"it has the outputs {told}; what is trained has one of numbers")
 
 
 def _bench(session: Session, judge: Judge, rows: Rows, place: Place) -> Bench:

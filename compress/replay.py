@@ -13,7 +13,7 @@ from compress.distillation import Distill
 from compress.evaluate import bind_rows
 from compress.export import Model
 from compress.lock import Environment, Ingredients, Lock
-from compress.onnx_import import IMPORT_ROWS, import_onnx
+from compress.onnx_import import IMPORT_ROWS, import_whole
 from compress.remake import remake
 from compress.session import Session
 from compress.splits import classes_of
@@ -161,8 +161,7 @@ def _remade(lock: Lock, source: Model, train: Rows, teacher: Model, *, progress:
         root = student_for(made_of.student, source, train, seed=seed)
     if recipe.steps and not isinstance(root, Network):
         some = bind_rows(Session(root.SerializeToString()), train.take(slice(0, IMPORT_ROWS)))
-        found = import_onnx(root, some, judged_output=made_of.output, labels=train.y)
-        root = found.network
+        root = import_whole(root, some, labels=train.y).network
     if not isinstance(root, Network):
         feeds = bind_rows(Session(root.SerializeToString()), train)
         return remake(root, recipe, feeds=feeds, seed=seed).model

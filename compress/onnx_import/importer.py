@@ -36,13 +36,13 @@ from compress.onnx_import import (
 )
 from compress.onnx_import.detours import without_detours
 from compress.onnx_import.graph import Graph, RefusalError
+from compress.onnx_import.meaning import task_of
 from compress.onnx_import.piece import Handler, Piece
 from compress.session import Port, Session
 from compress.simplify import simplify
 from hlserve.errors import ConfigError, DataError, ModelFileError, UnsupportedModelError
 from hlserve.nn.layer import Layer
-from hlserve.nn.layers import Softmax
-from hlserve.nn.network import Input, Network, Node, Task
+from hlserve.nn.network import Input, Network, Node
 from hlserve.nn.param import Array
 
 # Looked through in this order: what is written out in several operators comes first.
@@ -123,7 +123,7 @@ def import_onnx(
     pieces, left_out = _pieces(graph, judged_output)
     network = _network(graph, session.inputs, pieces)
     _require_own_weights(model, network)
-    network.task = _task(network, labels)
+    network.task = task_of(network, labels)
     return Imported(network, _difference(session, network, feeds), (*notes, *left_out))
 
 
@@ -289,26 +289,6 @@ def _network(
         return without_detours(Network(inputs, nodes, outputs))
     except ConfigError as error:
         raise NotImportableError(f"its layers do not fit together: {error}") from error
-
-
-def _task(network: Network, labels: Array | None) -> Task | None:
-    """What the numbers mean, as the layer behind them or labels tell."""
-    numbers = [
-        node
-        for node in map(network.node, network.outputs.values())
-        if node.layer.output_dtype == "float32"
-    ]
-    if len(numbers) != 1:
-        return None
-    shape = network.shapes[numbers[0].name]
-    if isinstance(numbers[0].layer, Softmax):
-        return "classification"
-    if labels is None:
-        return None
-    if labels.dtype.kind not in "iub" or labels.ndim != 1 or len(shape) != 1:
-        return "regression" if labels.shape[1:] == shape else None
-    are_classes = shape[0] > 1 and labels.min() >= 0 and labels.max() < shape[0]
-    return "classification" if are_classes else None
 
 
 class _Names:

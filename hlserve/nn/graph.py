@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hlserve.errors import ConfigError
 from hlserve.nn.layer import Layer, MaskKind, Shape
 
@@ -94,3 +96,26 @@ def masks(inputs: Iterable[Input], nodes: Iterable[Node]) -> dict[str, MaskKind]
         elif "mask" in kinds:
             found[entry.name] = "mask"
     return found
+
+
+def scores_of(node: Node) -> str:
+    """The node that losses look at: what a closing Softmax or Sigmoid is fed with."""
+    return node.inputs[0] if type(node.layer).__name__ in ("Softmax", "Sigmoid") else node.name
+
+
+def dtype_of(layer: Layer, numbers: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The type of a layer's output in a network that computes in ``numbers``."""
+    return np.dtype(np.int64) if layer.output_dtype == "int64" else numbers
+
+
+def trained_outputs(outputs: Iterable[str], nodes: Iterable[Node]) -> list[str]:
+    """The nodes behind outputs that a loss can look at.
+
+    Not labels beside them, nor scores beside the probabilities that are made of them; all where
+    there are no others.
+    """
+    by_name = {node.name: node for node in nodes}
+    ends = list(dict.fromkeys(outputs))
+    numbers = [name for name in ends if by_name[name].layer.output_dtype == "float32"] or ends
+    scores = {scores_of(by_name[name]) for name in numbers if scores_of(by_name[name]) != name}
+    return [name for name in numbers if name not in scores]

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,7 +19,15 @@ from hlserve.errors import ConfigError, DataError
 from hlserve.nn.channels import ChannelFlow, Channels
 from hlserve.nn.graph import Input as Input
 from hlserve.nn.graph import Node as Node
-from hlserve.nn.graph import id_bounds, infer_shapes, masks, values_with_params_upstream
+from hlserve.nn.graph import (
+    dtype_of,
+    id_bounds,
+    infer_shapes,
+    masks,
+    scores_of,
+    trained_outputs,
+    values_with_params_upstream,
+)
 from hlserve.nn.graph_builder import GraphBuilder
 from hlserve.nn.layer import Backward, Layer
 from hlserve.nn.param import Array, Param, QParams
@@ -212,9 +220,8 @@ class Network:
         arrays = self.named_rows(rows)
         n = len(next(iter(arrays.values())))
         workspace = self.workspace()
-        results = {
-            o: np.empty((n, *self.shapes[v]), self._dtype_of(v)) for o, v in self.outputs.items()
-        }
+        dtypes = {v: dtype_of(self.node(v).layer, self.dtype) for v in self.outputs.values()}
+        results = {o: np.empty((n, *self.shapes[v]), dtypes[v]) for o, v in self.outputs.items()}
         for start in range(0, n, batch_size):
             stop = start + batch_size
             chunk = {name: array[start:stop] for name, array in arrays.items()}
@@ -259,9 +266,7 @@ class Network:
     @property
     def logits_node(self) -> str:
         """The node that losses look at: what the closing Softmax or Sigmoid is fed with."""
-        last = self.node(self._only_output())
-        is_link = type(last.layer).__name__ in ("Softmax", "Sigmoid")
-        return last.inputs[0] if is_link else last.name
+        return scores_of(self.node(self._only_output()))
 
     def node(self, name: str) -> Node:
         """The node of that name."""
@@ -309,16 +314,10 @@ class Network:
         return tensor if qparams is None else g.quantized(tensor, qparams)
 
     def _only_output(self) -> str:
-        """The node behind the only output of real numbers; labels may be told beside it."""
-        every = list(self.outputs.values())
-        found = [node for node in every if self._dtype_of(node).kind == "f"] or every
+        found = trained_outputs(self.outputs.values(), self.nodes)
         if len(found) != 1:
             raise ConfigError(f"say which of the outputs {sorted(self.outputs)} is meant")
         return found[0]
-
-    def _dtype_of(self, node: str) -> np.dtype[Any]:
-        is_int = self.node(node).layer.output_dtype == "int64"
-        return np.dtype(np.int64) if is_int else np.dtype(self.dtype)
 
     def _run(
         self,
