@@ -8,9 +8,10 @@ biases corrected, and at last the most delicate layers kept in floats.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from compress.candidates import Candidate, Plan
+from compress.clock import Clock
 from compress.folding import FoldBatchNorm, FoldScale
 from compress.goal import Goal
 from compress.graph_step import GraphStep
@@ -23,13 +24,14 @@ from compress.quantization.sensitivity import layer_damage
 from compress.recipe import Recipe
 from compress.remake import PARITY_ROWS, Remade, exported, remake
 from compress.stem import Grown
-from compress.technique import Compressed, Data, Kinds, Report, Technique
+from compress.technique import Compressed, Data, Kinds, Report, Technique, affordable_rows
 from compress.trainee import take_steps
 from compress.verdict import Verdict
 from hlserve.errors import CompressionError
 from hlserve.nn.layers import LSTM, BatchNorm, Linear
 from hlserve.nn.network import Network
 
+FEWEST_CALIBRATION_ROWS = 64
 MOST_KEPT_FLOAT = 2  # layers; with more little is left of the gain
 
 Course = Generator[Candidate, Verdict, list[Verdict]]
@@ -44,12 +46,14 @@ class Endings:
         plan: which endings are wanted at all.
         goal: what is asked for; decides whether slow endings are worth trying.
         notes: what could not be made, and why, is added here.
+        clock: the time that is left; without any the ladder is not climbed.
     """
 
     data: Data
     plan: Plan
     goal: Goal
     notes: list[str]
+    clock: Clock = field(default_factory=Clock)
 
     def of(self, grown: Grown) -> Course:
         """Candidates in turn; is sent each one's verdict, and answers all of them."""
@@ -91,7 +95,7 @@ class Endings:
                 if rung.per_channel and self.goal.minimize != "bytes":
                     verdicts += yield from self._per_tensor(base, rung)
                 break
-            if not is_inside:  # the floats are outside too: no rung will help
+            if not is_inside or not self.clock.left_s:  # the floats are outside: no rung helps
                 break
         return verdicts
 
@@ -102,7 +106,9 @@ class Endings:
         return [] if done is None else [(yield base.candidate(rung_name(coarse), coarse, done))]
 
     def _rungs(self, base: _Base, kinds: Kinds) -> Iterator[QuantizeStatic]:
-        first = QuantizeStatic(layers=kinds)
+        most = QuantizeStatic().rows
+        rows = affordable_rows(base.network, most, fewest=FEWEST_CALIBRATION_ROWS)
+        first = QuantizeStatic(layers=kinds, rows=rows)
         cut = replace(first, observer="percentile")
         corrected = replace(cut, bias_correction=True)
         yield from (first, cut, replace(first, observer="mse"), corrected)
@@ -156,6 +162,8 @@ def rung_name(step: QuantizeStatic) -> str:
         words.append("with corrected biases")
     elif step.observer == "percentile":
         words.append("without outliers")
+    elif step.observer == "mse":
+        words.append("of least error")
     return " ".join(words)
 
 

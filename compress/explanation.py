@@ -7,13 +7,14 @@ from typing import Any
 from compress.endings import folding
 from compress.pruning import groups, pruning_losses, width_grid
 from compress.quantization import QuantizeStatic
-from compress.quantization.placement import place
 from compress.quantization.sensitivity import layer_damage
 from compress.recipe import Recipe
 from compress.shaping import importance_for
-from compress.technique import Data
+from compress.technique import Data, affordable_rows
 from compress.trainee import take_steps
 from hlserve.nn.network import Network
+
+ROWS = 512  # to calibrate with, at most
 
 
 def sensitivity(network: Network, data: Data, kept_float: tuple[str, ...]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def sensitivity(network: Network, data: Data, kept_float: tuple[str, ...]) -> di
         for loss in losses
     ]
     folded = take_steps(network, Recipe(folding(network)), data).network
-    damage = layer_damage(folded, data, QuantizeStatic()) if place(folded).layers else {}
+    damage = layer_damage(folded, data, QuantizeStatic(rows=affordable_rows(folded, ROWS)))
     quantization = [
         {"layer": name, "damage": value, "kept_float": name in kept_float}
         for name, value in damage.items()

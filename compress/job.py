@@ -266,13 +266,13 @@ class _Subject:
     notes: list[str]
 
     def ladder(self, prepared: Search, goal: Goal, clock: Clock) -> Course:
-        """The candidates: of the network, then of the graph as it came."""
+        """The candidates: of the graph as it came, then of the network."""
         found = []
+        is_free = (self.plan.ratio, self.plan.recipe, self.plan.student) == (None,) * 3
+        if self.graph is not None and is_free:  # first: it takes seconds
+            found += yield from self.graph.ladder(goal)
         if self.root is not None and self.data is not None:
             found += yield from self._planner(prepared, goal, clock).ladder()
-        is_free = (self.plan.ratio, self.plan.recipe, self.plan.student) == (None,) * 3
-        if self.graph is not None and is_free:
-            found += yield from self.graph.ladder(goal)
         return found
 
     def sensitivity(self, kept_float: tuple[str, ...]) -> dict[str, Any]:
@@ -305,7 +305,7 @@ class _Subject:
         least = prepared.smallest_provable
         return Planner(
             shop,
-            Endings(self.data, self.plan, goal, notes),
+            Endings(self.data, self.plan, goal, notes, clock),
             Shaper(self.data, goal, prepared.bench.feeds, prepared.batches(goal.batches)),
             self.plan,
             goal,

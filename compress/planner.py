@@ -9,6 +9,7 @@ that did better in the first trainings.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -41,7 +42,10 @@ STUDENT_EPOCHS = 12, 150  # a student starts from nothing
 WAVES = 8  # about so many trainings a search makes, one after another
 SECOND_BRANCH_SHARE = 0.4  # of the time that is left when the first begins
 TRAINING_SHARE = 0.8  # of the time; the rest is for judging and timing
-PROBE_STEPS = 12  # of the optimizer, to learn how fast this machine trains
+EPOCH_SHARE = 0.4  # of the budget that an epoch may take, where training is worth beginning
+# To learn how fast this machine trains: from a few rows on, until it took long enough to tell.
+PROBE_ROWS, PROBE_GROWTH, PROBE_S = 8, 4, 0.3
+PROBE_STEPS = 12  # of the optimizer, at most
 NEAR = 3.0  # a drop up to so many times the bound is worth a longer training
 LONGER = 3  # times the epochs
 GENEROUS = 3  # times the usual epochs, where the budget has room for them
@@ -87,6 +91,8 @@ class Planner:
         if plan.ratio is not None:
             return (yield from self._fixed_share(plan.ratio))
         found = yield from self.endings.of(self.shop.original())
+        if not self._can_train():
+            return found
         for branch in self._branches():
             found += yield from branch
         return found
@@ -279,6 +285,19 @@ class Planner:
             self.notes.append(note)
         return False
 
+    def _can_train(self) -> bool:
+        """Whether the budget has room for more than an epoch of the original."""
+        if math.isinf(self.clock.left_s):
+            return True
+        epoch_s, left_s = self._epoch_s(), self.clock.left_s
+        if epoch_s <= EPOCH_SHARE * left_s:
+            return True
+        self.notes.append(
+            f"nothing was trained: passing over the rows once takes about {epoch_s:.0f} s of the "
+            f"{left_s:.0f} s that were left; give a larger --budget or fewer rows to learn from"
+        )
+        return False
+
     def _distill(self) -> Distill:
         """The same for all steps of a search: as many epochs as the budget allows."""
         usual = default_distill(len(self.shop.data.train))
@@ -291,19 +310,24 @@ class Planner:
         return replace(usual, epochs=self._epochs)
 
     def _epoch_s(self) -> float:
-        """How long an epoch takes here, from a few steps of training."""
-        usual, data = default_distill(1), self.shop.data
-        n = min(len(data.train), PROBE_STEPS * usual.batch_size)
+        """How long an epoch takes here, from as many rows as a moment allows."""
+        n_all = len(self.shop.data.train)
+        n, most = PROBE_ROWS, min(n_all, PROBE_STEPS * default_distill(1).batch_size)
+        while (spent_s := self._training_s(min(n, most))) < PROBE_S and n < most:
+            n *= PROBE_GROWTH
+        return spent_s * n_all / min(n, most)
+
+    def _training_s(self, n: int) -> float:
+        """How long one pass over so many rows takes."""
+        data = self.shop.data
         few = slice(0, n)
         logits = None if data.teacher_logits is None else data.teacher_logits[few]
         some = replace(data, train=data.train.take(few), teacher_logits=logits, progress=False)
         step: Technique = FineTune(1) if logits is None else Distill(1)
         started = time.monotonic()
-        try:
+        with contextlib.suppress(CompressionError):  # said when it is really tried
             step.apply(self.shop.network, some)
-        except CompressionError:
-            return 1.0  # what is wrong with it is said when it is really tried
-        return (time.monotonic() - started) * len(data.train) / n
+        return time.monotonic() - started
 
 
 def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:

@@ -16,6 +16,8 @@ from hlserve.errors import CompressionError
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
+LOOK_MACS = 100_000_000_000  # multiply-accumulates that one look at a network may take: seconds
+
 Kinds = Literal["all", "linear"]  # of layers with weights; "linear" leaves convolutions alone
 
 
@@ -130,6 +132,19 @@ class Technique(ABC):
             size_bytes=to_onnx(network).ByteSize(),
             seconds=seconds,
         )
+
+
+def affordable_rows(network: Network, most: int, *, times: int = 1, fewest: int = 16) -> int:
+    """How many rows to look at where more would only take longer: fewer of a large network.
+
+    Args:
+        network: what the rows run through.
+        most: as many are enough for any network.
+        times: how often each row runs.
+        fewest: with less nothing is learned.
+    """
+    macs = max(1, network.macs() or 0) * times
+    return min(most, max(fewest, LOOK_MACS // macs))
 
 
 def require_floats(technique: str, network: Network) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from compress.technique import Data
+from compress.technique import Data, affordable_rows
 from hlserve.errors import CompressionError
 from hlserve.nn.channels import Binding
 from hlserve.nn.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
@@ -16,8 +16,9 @@ from hlserve.nn.param import Array
 
 Importance = Literal["l1", "l2", "taylor"]
 
-TAYLOR_BATCHES = 32  # of 128 rows: the ranking hardly moves beyond
+TAYLOR_BATCHES = 32  # of at most 128 rows: the ranking hardly moves beyond
 _TAYLOR_BATCH_SIZE = 128
+_BACKWARD = 3  # a pass there and back takes as long as so many there
 
 
 def unit_scores(
@@ -50,10 +51,12 @@ def _taylor(network: Network, producers: Sequence[Binding], data: Data) -> dict[
     elif network.task == "multilabel":
         loss = BinaryCrossEntropy()
     order = np.random.default_rng(data.seed).permutation(len(data.train))
+    most = TAYLOR_BATCHES * _TAYLOR_BATCH_SIZE
+    step = affordable_rows(network, most, times=_BACKWARD, fewest=TAYLOR_BATCHES) // TAYLOR_BATCHES
     workspace = network.workspace(np.random.default_rng(data.seed))
     scores: dict[int, float] = {}
-    for start in range(0, len(order), _TAYLOR_BATCH_SIZE)[:TAYLOR_BATCHES]:
-        rows = data.train.take(np.sort(order[start : start + _TAYLOR_BATCH_SIZE]))
+    for start in range(0, len(order), step)[:TAYLOR_BATCHES]:
+        rows = data.train.take(np.sort(order[start : start + step]))
         network.grad.fill(0)
         outputs, backward = network.forward(
             rows.inputs, workspace=workspace, until=network.logits_node

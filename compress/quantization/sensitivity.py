@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from compress.export import feeds_of, to_onnx
 from compress.quantization.placement import place
 from compress.quantization.static import QuantizeStatic
 from compress.session import Session
-from compress.technique import Data
-from hlserve.errors import CompressionError
+from compress.technique import Data, affordable_rows
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array
 
@@ -24,13 +21,14 @@ def layer_damage(
     """For every layer that ``step`` would put in integers, what becomes of the answers.
 
     Only that layer is quantized, the network run in ONNX Runtime: the mean squared change of
-    its scores ahead of the closing Softmax, as a share of their variance.
+    its scores ahead of the closing Softmax, as a share of their variance. Ranges are found once
+    for all of them, and biases stay as they were.
 
     Args:
         network: in floats, folded.
         data: rows to calibrate with and to compare on.
         step: how layers are quantized.
-        rows: how many are compared.
+        rows: how many are compared at most; of a large network they are fewer.
     """
     bare = Network(
         network.inputs,
@@ -38,18 +36,20 @@ def layer_damage(
         {"scores": network.logits_node},
         task=network.task,
     )
+    names = list(place(bare, step.layers, step.keep_float).layers)
+    if not names:
+        return {}
+    alone = {name: place(bare, step.layers, {*step.keep_float, *names} - {name}) for name in names}
+    observed = sorted({value for placement in alone.values() for value in placement.observed})
+    qparams = step.qparams(bare, observed, data)
+    rows = affordable_rows(bare, rows, times=len(names))
     few = bare.named_rows(data.train.take(slice(0, rows)).inputs)
     wanted = bare.predict(few)["scores"]
-    names = list(place(bare, step.layers, step.keep_float).layers)
-    found: dict[str, float] = {}
-    for name in names:
-        others = tuple(sorted({*step.keep_float, *names} - {name}))
-        try:
-            alone = replace(step, keep_float=others).apply(bare, data).network
-        except CompressionError:  # by itself it is no island
-            continue
-        found[name] = _change(_answers(alone, few), wanted)
-    return found
+    return {
+        name: _change(_answers(step.marked(bare, placement, qparams), few), wanted)
+        for name, placement in alone.items()
+        if placement.layers  # else it is no island by itself
+    }
 
 
 # ----- below

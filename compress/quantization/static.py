@@ -19,11 +19,11 @@ from compress.quantization.observer import (
     value_range,
     weight_qparams,
 )
-from compress.quantization.placement import place
+from compress.quantization.placement import Placement, place
 from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
 from hlserve.nn.network import Network
-from hlserve.nn.param import Array, Param
+from hlserve.nn.param import Array, Param, QParams
 
 BATCH_SIZE = 64  # rows observed at a time; memory does not grow with the number of rows
 
@@ -72,19 +72,35 @@ class QuantizeStatic(Technique):
 
     def transform(self, network: Network, data: Data) -> Compressed:
         """See Technique."""
-        result = network.copy()
-        placement = place(result, self.layers, self.keep_float)
-        qparams = {
+        placement = place(network, self.layers, self.keep_float)
+        result = self.marked(network, placement, self.qparams(network, placement.observed, data))
+        if self.bias_correction:
+            self._correct(network, result, data, list(placement.layers))
+        return Compressed(result)
+
+    def qparams(self, network: Network, names: list[str], data: Data) -> dict[str, QParams]:
+        """How some nodes or inputs would be quantized."""
+        return {
             name: activation_qparams(value_range(seen, self.observer, self.percentile))
-            for name, seen in self.histograms(result, placement.observed, data).items()
+            for name, seen in self.histograms(network, names, data).items()
         }
+
+    def marked(
+        self, network: Network, placement: Placement, qparams: Mapping[str, QParams]
+    ) -> Network:
+        """A copy whose values and weights are to be integers; the biases are as they were.
+
+        Args:
+            network: in floats.
+            placement: what to quantize.
+            qparams: of every value that the placement observes.
+        """
+        result = network.copy()
         for value, source in placement.values.items():
             result.activation_qparams[value] = qparams[source]
         for name, source in placement.layers.items():
             self._quantize(result.node(name).layer.params(), float(qparams[source].scale))
-        if self.bias_correction:
-            self._correct(network, result, data, list(placement.layers))
-        return Compressed(result)
+        return result
 
     def histograms(self, network: Network, names: list[str], data: Data) -> dict[str, Histogram]:
         """What the values of some nodes or inputs are over the calibration rows."""
