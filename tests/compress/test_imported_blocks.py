@@ -7,6 +7,7 @@ from compress.export import check_parity, to_onnx
 from compress.onnx_import import import_onnx
 from compress.pruning import PruneChannels, costs, groups
 from compress.quantization import QuantizeStatic
+from compress.quantization.bias_correction import corrected_biases
 from compress.session import Session, optimized_operators
 from compress.technique import Data
 from hlserve.datasets import Rows
@@ -202,3 +203,26 @@ def test_halves_of_the_channels_stay_integers(rng):
     operators = optimized_operators(model.SerializeToString())
     assert (operators["QLinearConv"], operators["QLinearConcat"]) == (3, 1)
     assert operators["QuantizeLinear"] == operators["DequantizeLinear"] == 1
+
+
+def test_corrected_biases_keep_the_mean_of_every_channel(network, rows):
+    names = [n.name for n in network.nodes if "bias" in n.layer.params() and _has_weight(n)]
+    rounded = network.copy()
+    for name in names:
+        weight = rounded.node(name).layer.params()["weight"].value
+        weight[...] = np.round(weight * 8) / 8
+    batches = [{"x": rows[:15]}, {"x": rows[15:]}]
+    for name, bias in corrected_biases(network, rounded, names, batches).items():
+        rounded.node(name).layer.params()["bias"].value[...] = bias
+    for name in names:
+        found, wanted = (n.activations(rows, [name])[name] for n in (rounded, network))
+        axis = -2 if isinstance(network.node(name).layer, Linear) else 0
+        found, wanted = (
+            np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (found, wanted)
+        )
+        # float32 sums of some thousand numbers near one
+        np.testing.assert_allclose(found.mean(axis=1), wanted.mean(axis=1), atol=1e-4)
+
+
+def _has_weight(node):
+    return isinstance(node.layer, Conv2d | Linear)

@@ -25,6 +25,7 @@ def chain(conv: Conv2d, shape: tuple[int, int, int]) -> Network:
 
 CHAINS = {
     "same padding": (lambda: Conv2d(1, 6, 5, padding=2), (1, 12, 10)),
+    "padded apart": (lambda: Conv2d(1, 6, 5, padding=(1, 0, 2, 3)), (1, 12, 10)),
     "no padding": (lambda: Conv2d(6, 16, 5), (6, 9, 10)),
     "odd sizes": (lambda: Conv2d(2, 3, 3), (2, 9, 7)),
     "uneven kernel": (lambda: Conv2d(1, 2, (3, 2), padding=(1, 0)), (1, 6, 7)),
