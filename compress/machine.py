@@ -81,11 +81,13 @@ def cores(cgroup: Path = CGROUP) -> Cores:
 
 def blas() -> tuple[str, int]:
     """NumPy's BLAS with its kernels, such as ``openblas 0.3.30 SkylakeX``, and its threads."""
-    for found in threadpool_info():
-        if found["user_api"] == "blas":
-            words = (found["internal_api"], found["version"], found.get("architecture"))
-            return " ".join(str(word) for word in words if word), int(found["num_threads"])
-    return UNKNOWN, 1
+    libraries = [found for found in threadpool_info() if found["user_api"] == "blas"]
+    if not libraries:
+        return UNKNOWN, 1
+    # SciPy, where something else loaded it, brings a library of its own.
+    found = next((one for one in libraries if "numpy" in one["filepath"]), libraries[0])
+    words = (found["internal_api"], found["version"], found.get("architecture"))
+    return " ".join(str(word) for word in words if word), int(found["num_threads"])
 
 
 # ----- below

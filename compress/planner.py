@@ -33,7 +33,7 @@ from compress.stem import Grown, Stem
 from compress.technique import Kinds, Technique
 from compress.verdict import Verdict
 from compress.workshop import Workshop
-from hlserve.errors import CompressionError
+from hlserve.errors import HlserveError
 
 FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 8
@@ -320,12 +320,12 @@ class Planner:
     def _training_s(self, n: int) -> float:
         """How long one pass over so many rows takes."""
         data = self.shop.data
-        few = slice(0, n)
+        few = np.linspace(0, len(data.train) - 1, n).astype(np.int64)  # rows may be sorted by class
         logits = None if data.teacher_logits is None else data.teacher_logits[few]
         some = replace(data, train=data.train.take(few), teacher_logits=logits, progress=False)
         step: Technique = FineTune(1) if logits is None else Distill(1)
         started = time.monotonic()
-        with contextlib.suppress(CompressionError):  # said when it is really tried
+        with contextlib.suppress(HlserveError):  # said when it is really tried
             step.apply(self.shop.network, some)
         return time.monotonic() - started
 

@@ -61,10 +61,10 @@ def test_intervals_that_are_slow_are_reckoned_only_near_the_choice(
 
 
 def two_outputs(network):
-    """The network's file, which answers its logits besides."""
+    """The network's file, which answers a hidden layer besides."""
     model = to_onnx(network)
-    logits = next(n for n in reversed(model.graph.node) if n.op_type == "Gemm").output[0]
-    value = helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["batch", 4])
+    hidden = next(n for n in model.graph.node if n.op_type == "Gemm").output[0]
+    value = helper.make_tensor_value_info(hidden, TensorProto.FLOAT, ["batch", 64])
     model.graph.output.append(value)
     onnx.checker.check_model(model)
     return model
@@ -78,7 +78,9 @@ def test_a_file_with_two_outputs_is_quantized_and_not_trained_in_vain(
     name = model.graph.output[0].name
     wishes = Wishes(0.05, output=name, minimize="bytes", batches=(1,))
     prepared, goal = prepare(model, split, wishes, Effort(tmp_path))
-    assert any("cannot be trained, only quantized: it has the outputs" in n for n in prepared.notes)
+    assert any(
+        "cannot be trained, only quantized: it answers several numbers" in n for n in prepared.notes
+    )
     result = search(prepared, goal)
     assert {verdict.candidate.family for verdict in result.tried} == {"graph"}
     assert not result.best.refusal

@@ -211,7 +211,7 @@ def test_constructors_refuse_what_cannot_work(make: object, message: str) -> Non
         (MultiHeadAttention(4, 2), ((4,),), r"\(time, 4\), and if a second .* got \(4,\)"),
         (MultiHeadAttention(4, 2), ((3, 4), (4,)), r"mask \(time,\), got \(3, 4\), \(4,\)"),
         (Embedding(4, 2), ((3, 2),), r"rows of ids \(time,\) or \(\), got \(3, 2\)"),
-        (LayerNorm(4), ((4, 3),), r"\(time, 4\), got \(4, 3\)"),
+        (LayerNorm(4), ((4, 3),), r"\(4,\) or \(\.\.\., 4\), got \(4, 3\)"),
         (PositionalEncoding(3, 4), ((4, 4),), r"expects rows of shape \(3, 4\), got \(4, 4\)"),
         (MeanOverTime(), ((4,),), r"MeanOverTime expects rows of shape \(time, features\)"),
         (MaxOverTime(), ((4, 2), (2,)), r"mask \(time,\), got \(4, 2\), \(2,\)"),
