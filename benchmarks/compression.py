@@ -96,7 +96,7 @@ ROWS = (
         bound=0.5,
         must={32: 1.8},
         stretch={32: 3},
-        budget="4m",
+        budget="8m",
         over_ort={32: 3},
     ),
     Row(

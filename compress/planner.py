@@ -48,6 +48,7 @@ PROBE_ROWS, PROBE_GROWTH, PROBE_S = 8, 4, 0.3
 PROBE_STEPS = 12  # of the optimizer, at most
 NEAR = 3.0  # a drop up to so many times the bound is worth a longer training
 LONGER = 3  # times the epochs
+MOST_PATIENCE = 3  # longer trainings of one network
 GENEROUS = 3  # times the usual epochs, where the budget has room for them
 CLEARLY_BEHIND = 0.25  # of the bound
 SHIFT = 1  # pixels that images are moved by at most; right in nearly every task, if it helps at all
@@ -180,10 +181,10 @@ class Planner:
             verdicts, grown = yield from self._wave(parent.stem, name, family, steps)
             found += verdicts
             holds = any(self._holds(v) for v in verdicts)
-            if grown is not None and not holds and self._is_near(verdicts) and self._has_time():
-                verdicts, longer = yield from self._longer(grown, name, family)
+            if grown is not None and not holds and self._is_near(verdicts):
+                verdicts, grown = yield from self._patiently(grown, name, family, verdicts)
                 found += verdicts
-                holds, grown = any(self._holds(v) for v in verdicts), longer
+                holds = any(self._holds(v) for v in verdicts)
             descent.tell(share, holds=holds)
             if holds and grown is not None:
                 parent = grown
@@ -199,13 +200,33 @@ class Planner:
             self._wave_s /= 2  # later ones try one or the other
         return found, _best(tried)
 
+    def _patiently(
+        self, grown: Grown, name: str, family: str, verdicts: Sequence[Verdict]
+    ) -> _Wave:
+        """A near miss, trained longer, and again as long as that makes it better."""
+        found: list[Verdict] = []
+        best, least = grown, _least_drop(verdicts)
+        for again in range(1, MOST_PATIENCE + 1):
+            if not self._has_time():
+                break
+            called = f"{name}, trained longer" + (f" {again} times" if again > 1 else "")
+            verdicts, longer = yield from self._longer(best, called, family)
+            found += verdicts
+            is_better = longer is not None and _least_drop(verdicts) < least
+            if longer is None or not is_better:
+                break
+            best, least = longer, _least_drop(verdicts)
+            if any(self._holds(v) for v in verdicts):
+                break
+        return found, best
+
     def _longer(self, grown: Grown, name: str, family: str) -> _Wave:
         started = time.monotonic()
         again = self._distill()
         again = replace(again, epochs=LONGER * again.epochs)
         again = replace(again, shift=shift_of(grown.stem.steps[-1]))
         last = again if isinstance(grown.stem.steps[-1], Distill) else twin(again)
-        stem = grown.stem.grown(f"{name}, trained longer", family, last)
+        stem = grown.stem.grown(name, family, last)
         found, tried = yield from self._judged([stem], started)
         return found, _best(tried)
 
@@ -218,8 +239,7 @@ class Planner:
         for grown in self.shop.grown(stems):
             verdicts = yield from self.endings.of(grown)
             found += verdicts
-            drops = [v.drop.estimate for v in verdicts if v.drop is not None]
-            tried.append((min(drops, default=math.inf), grown))
+            tried.append((_least_drop(verdicts), grown))
         self._wave_s = time.monotonic() - started
         return found, tried
 
@@ -274,8 +294,7 @@ class Planner:
         return not self.is_proof_possible or verdict.is_proven(self.goal.max_drop)
 
     def _is_near(self, verdicts: Sequence[Verdict]) -> bool:
-        drops = [v.drop.estimate for v in verdicts if v.drop is not None]
-        return min(drops, default=np.inf) <= NEAR * self.goal.max_drop
+        return _least_drop(verdicts) <= NEAR * self.goal.max_drop
 
     def _has_time(self) -> bool:
         if self.clock.left_s > self._wave_s + self._reserve_s:
@@ -347,6 +366,10 @@ def shift_of(step: Technique) -> int:
 
 _Tried = tuple[float, Grown]
 _Wave = Generator[Candidate, Verdict, tuple[list[Verdict], Grown | None]]
+
+
+def _least_drop(verdicts: Sequence[Verdict]) -> float:
+    return min((v.drop.estimate for v in verdicts if v.drop is not None), default=math.inf)
 
 
 def _best(tried: Sequence[_Tried]) -> Grown | None:
