@@ -30,14 +30,16 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 INTEGER_LAYERS = (  # with weights
     *("QGemm", "QLinearConv", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"),
     *("ConvInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"),
-    *("MatMulNBits", "GatherBlockQuantized"),
 )
+BLOCK_WEIGHTS = ("MatMulNBits", "GatherBlockQuantized")  # integers that are read as floats
 INTEGER_NEIGHBOURS = (  # what computes with integers between layers
     *("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu"),
     *("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearSoftmax", "QLinearReduceMean"),
     *("QLinearWhere",),
 )
-_QUANTIZED_OPERATORS = frozenset((*QUANTIZERS, *INTEGER_LAYERS, *INTEGER_NEIGHBOURS))
+_QUANTIZED_OPERATORS = frozenset(
+    (*QUANTIZERS, *INTEGER_LAYERS, *INTEGER_NEIGHBOURS, *BLOCK_WEIGHTS)
+)
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:

@@ -3,17 +3,16 @@
 First the network as it is, in floats and in integers. Then less and less of it: pruned in steps
 to the widths that cost least under a target, each step trained on from the last that held, with
 the original as a teacher and, as a control, without; then its large layers factorized, and pruned
-likewise. How far down is found by bisection against the bound. Images are shifted in training where
-that did better in the first trainings.
+likewise. How far down is found by bisection against the bound. Images are shifted in training
+unless that was clearly behind in the first trainings.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 import numpy as np
@@ -25,6 +24,7 @@ from compress.distillation import Distill, FineTune, twin
 from compress.endings import Course, Endings
 from compress.factorization import FactorizeLinear
 from compress.goal import Goal
+from compress.pace import Pace
 from compress.pruning import PruneChannels
 from compress.pruning.channels import removable_widths, rounded_width
 from compress.remake import remake
@@ -33,7 +33,6 @@ from compress.stem import Grown, Stem
 from compress.technique import Kinds, Technique
 from compress.verdict import Verdict
 from compress.workshop import Workshop
-from hlserve.errors import HlserveError
 
 FINE_TUNING_STEPS = 2400  # of the optimizer; an epoch of few rows has few
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 8
@@ -42,10 +41,6 @@ STUDENT_EPOCHS = 12, 150  # a student starts from nothing
 WAVES = 8  # about so many trainings a search makes, one after another
 SECOND_BRANCH_SHARE = 0.4  # of the time that is left when the first begins
 TRAINING_SHARE = 0.8  # of the time; the rest is for judging and timing
-EPOCH_SHARE = 0.4  # of the budget that an epoch may take, where training is worth beginning
-# To learn how fast this machine trains: from a few rows on, until it took long enough to tell.
-PROBE_ROWS, PROBE_GROWTH, PROBE_S = 8, 4, 0.3
-PROBE_STEPS = 12  # of the optimizer, at most
 NEAR = 3.0  # a drop up to so many times the bound is worth a longer training
 LONGER = 3  # times the epochs
 MOST_PATIENCE = 3  # longer trainings of one network
@@ -77,10 +72,13 @@ class Planner:
     clock: Clock
     is_proof_possible: bool
     notes: list[str]
-    _wave_s: float = 0.0
     _epochs: int = 0
     _shift: int | None = None  # None until the first trainings have shown whether it helps
     _reserve_s: float = 0.0
+    _pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.shop, self.clock)
 
     def ladder(self) -> Course:
         """The candidates, in order; is sent every one's verdict."""
@@ -111,7 +109,7 @@ class Planner:
     def _student(self) -> Course:
         """The student, which is what the workshop was opened with, trained from nothing."""
         distill = default_distill(len(self.shop.data.train), is_student=True)
-        stems = self._ways(Stem("", "student"), "student", "student", (), distill)
+        stems = self._with_control(Stem("", "student"), "student", "student", (), distill)
         found: list[Verdict] = []
         for grown in self.shop.grown(stems):
             found += yield from self.endings.of(grown)
@@ -160,16 +158,17 @@ class Planner:
             return []
         name = f"low rank {'-'.join(map(str, ranks))}"
         step = FactorizeLinear(ranks=ranks)
-        found, grown = yield from self._wave(root.stem, name, "low rank", (step,))
-        if grown is not None and any(self._holds(v) for v in found):
-            found += yield from self._descend(grown, "low rank")
+        found, trained = yield from self._wave(root.stem, name, "low rank", (step,))
+        best = self._best(trained)
+        if best is not None and self._stands(best):
+            found += yield from self._descend(best.grown, "low rank")
         return found
 
     def _descend(self, root: Grown, family: str) -> Course:
         """Less and less of a network, each step from the last that held."""
         found: list[Verdict] = []
         descent, parent = Descent(), root
-        while (share := descent.next()) is not None and self._has_time():
+        while (share := descent.next()) is not None and self._has_time(self._epochs, 2):
             widths = self.shaper.widths(root.network, parent.network, share)
             if widths is None:
                 descent.tell(share, holds=False)
@@ -178,87 +177,77 @@ class Planner:
                 break
             name = _joined(root.stem.name, f"pruned to {'-'.join(map(str, widths))}")
             steps = (PruneChannels(widths=widths, importance=self.shaper.importance),)
-            verdicts, grown = yield from self._wave(parent.stem, name, family, steps)
+            verdicts, trained = yield from self._wave(parent.stem, name, family, steps)
             found += verdicts
-            holds = any(self._holds(v) for v in verdicts)
-            if grown is not None and not holds and self._is_near(verdicts):
-                verdicts, grown = yield from self._patiently(grown, name, family, verdicts)
+            best = self._best(trained)
+            if best is not None and self._is_near(best):
+                verdicts, best = yield from self._patiently(best, name, family)
                 found += verdicts
-                holds = any(self._holds(v) for v in verdicts)
+            holds = best is not None and self._stands(best)
             descent.tell(share, holds=holds)
-            if holds and grown is not None:
-                parent = grown
+            if best is not None and holds:
+                parent = best.grown
         return found
 
     def _wave(self, parent: Stem, name: str, family: str, steps: tuple[Technique, ...]) -> _Wave:
-        """The steps, trained in every way; the best one is what to go on from."""
-        started = time.monotonic()
-        stems = self._ways(parent, name, family, steps, self._distill())
-        found, tried = yield from self._judged(stems, started)
-        if self._shift is None and tried:
-            tried = self._decided(tried)
-            self._wave_s /= 2  # later ones try one or the other
-        return found, _best(tried)
+        """The steps, trained in every way: all verdicts, and the networks to go on from."""
+        found, trained = yield from self._judged(
+            self._ways(parent, name, family, steps, self._distill())
+        )
+        return found, self._decided(trained) if self._shift is None else trained
 
     def _patiently(
-        self, grown: Grown, name: str, family: str, verdicts: Sequence[Verdict]
-    ) -> _Wave:
+        self, near: Trained, name: str, family: str
+    ) -> Generator[Candidate, Verdict, tuple[list[Verdict], Trained]]:
         """A near miss, trained longer, and again as long as that makes it better."""
         found: list[Verdict] = []
-        best, least = grown, _least_drop(verdicts)
+        best = near
         for again in range(1, MOST_PATIENCE + 1):
-            if not self._has_time():
+            if self._stands(best) or not self._has_time(LONGER * self._epochs, 1):
                 break
             called = f"{name}, trained longer" + (f" {again} times" if again > 1 else "")
-            verdicts, longer = yield from self._longer(best, called, family)
+            verdicts, longer = yield from self._longer(best.grown, called, family)
             found += verdicts
-            is_better = longer is not None and _least_drop(verdicts) < least
-            if longer is None or not is_better:
+            if not longer or longer[0].least_drop >= best.least_drop:
                 break
-            best, least = longer, _least_drop(verdicts)
-            if any(self._holds(v) for v in verdicts):
-                break
+            best = longer[0]
         return found, best
 
     def _longer(self, grown: Grown, name: str, family: str) -> _Wave:
-        started = time.monotonic()
-        again = self._distill()
-        again = replace(again, epochs=LONGER * again.epochs)
-        again = replace(again, shift=shift_of(grown.stem.steps[-1]))
-        last = again if isinstance(grown.stem.steps[-1], Distill) else twin(again)
-        stem = grown.stem.grown(name, family, last)
-        found, tried = yield from self._judged([stem], started)
-        return found, _best(tried)
+        usual, last = self._distill(), grown.stem.steps[-1]
+        again = replace(usual, epochs=LONGER * usual.epochs, shift=shift_of(last))
+        step = again if isinstance(last, Distill) else twin(again)
+        return (yield from self._judged([grown.stem.grown(name, family, step)]))
 
-    def _judged(
-        self, stems: Sequence[Stem], started: float
-    ) -> Generator[Candidate, Verdict, tuple[list[Verdict], list[_Tried]]]:
-        """All verdicts, and every network with the smallest drop of its files."""
-        found: list[Verdict] = []
-        tried: list[_Tried] = []
+    def _judged(self, stems: Sequence[Stem]) -> _Wave:
+        """All verdicts, and every network with those of its files."""
+        started = time.monotonic()
+        trained: list[Trained] = []
         for grown in self.shop.grown(stems):
             verdicts = yield from self.endings.of(grown)
-            found += verdicts
-            tried.append((_least_drop(verdicts), grown))
-        self._wave_s = time.monotonic() - started
-        return found, tried
+            trained.append(Trained(grown, tuple(verdicts)))
+        epochs = max((epochs_of(stem.steps[-1]) for stem in stems), default=1)
+        self._pace.heard(epochs, len(stems), time.monotonic() - started)
+        return [verdict for one in trained for verdict in one.verdicts], trained
 
-    def _decided(self, tried: list[_Tried]) -> list[_Tried]:
+    def _decided(self, trained: list[Trained]) -> list[Trained]:
         """Those whose images were shifted as all will be from now on.
 
         Shifted images take longer to learn and give more in the end, so they need not win yet.
         """
-        by_shift = {
-            shift: [one for one in tried if shift_of(one[1].stem.steps[-1]) == shift]
+        ways = {
+            shift: [one for one in trained if shift_of(one.grown.stem.steps[-1]) == shift]
             for shift in (0, SHIFT)
         }
-        least = {
-            shift: min((drop for drop, _ in ones), default=math.inf)
-            for shift, ones in by_shift.items()
-        }
-        is_behind = least[SHIFT] > least[0] + CLEARLY_BEHIND * self.goal.max_drop
-        self._shift = 0 if is_behind else SHIFT
-        return by_shift[self._shift]
+        tried = [shift for shift, ones in ways.items() if ones]
+        if not tried:
+            return []
+        least = {shift: min(one.least_drop for one in ways[shift]) for shift in tried}
+        is_behind = least.get(SHIFT, math.inf) > (
+            least.get(0, math.inf) + CLEARLY_BEHIND * self.goal.max_drop
+        )
+        self._shift = 0 if is_behind or SHIFT not in tried else SHIFT
+        return ways[self._shift]
 
     def _ways(
         self, parent: Stem, name: str, family: str, steps: tuple[Technique, ...], step: Distill
@@ -293,11 +282,18 @@ class Planner:
             return False
         return not self.is_proof_possible or verdict.is_proven(self.goal.max_drop)
 
-    def _is_near(self, verdicts: Sequence[Verdict]) -> bool:
-        return _least_drop(verdicts) <= NEAR * self.goal.max_drop
+    def _stands(self, trained: Trained) -> bool:
+        return any(self._holds(verdict) for verdict in trained.verdicts)
 
-    def _has_time(self) -> bool:
-        if self.clock.left_s > self._wave_s + self._reserve_s:
+    def _best(self, trained: Sequence[Trained]) -> Trained | None:
+        """The network to go on from: one that holds, and of several the one that lost least."""
+        return min(trained, key=lambda one: (not self._stands(one), one.least_drop), default=None)
+
+    def _is_near(self, trained: Trained) -> bool:
+        return trained.least_drop <= NEAR * self.goal.max_drop
+
+    def _has_time(self, epochs: int, n_stems: int) -> bool:
+        if self.clock.left_s > self._pace.needs_s(epochs, n_stems) + self._reserve_s:
             return True
         note = "the budget was spent; a larger --budget may find more"
         if note not in self.notes:
@@ -305,15 +301,13 @@ class Planner:
         return False
 
     def _can_train(self) -> bool:
-        """Whether the budget has room for more than an epoch of the original."""
-        if math.isinf(self.clock.left_s):
+        if self._pace.is_worth_beginning():
             return True
-        epoch_s, left_s = self._epoch_s(), self.clock.left_s
-        if epoch_s <= EPOCH_SHARE * left_s:
-            return True
+        told = f"; passing over the rows once takes about {self._pace.epoch_s():.0f} s"
+        left_s = self.clock.left_s
         self.notes.append(
-            f"nothing was trained: passing over the rows once takes about {epoch_s:.0f} s of the "
-            f"{left_s:.0f} s that were left; give a larger --budget or fewer rows to learn from"
+            f"nothing was trained: {left_s:.0f} s of the budget were left"
+            f"{told if left_s else ''}; give a larger --budget or fewer rows to learn from"
         )
         return False
 
@@ -324,29 +318,9 @@ class Planner:
             is_endless = not np.isfinite(self.clock.left_s)
             most = usual.epochs if is_endless else ceil(GENEROUS * usual.epochs)
             each_s = TRAINING_SHARE * self.clock.left_s / WAVES
-            fits = each_s / self._epoch_s() if np.isfinite(each_s) else usual.epochs
+            fits = each_s / self._pace.epoch_s() if np.isfinite(each_s) else usual.epochs
             self._epochs = int(np.clip(fits, 1, most))
         return replace(usual, epochs=self._epochs)
-
-    def _epoch_s(self) -> float:
-        """How long an epoch takes here, from as many rows as a moment allows."""
-        n_all = len(self.shop.data.train)
-        n, most = PROBE_ROWS, min(n_all, PROBE_STEPS * default_distill(1).batch_size)
-        while (spent_s := self._training_s(min(n, most))) < PROBE_S and n < most:
-            n *= PROBE_GROWTH
-        return spent_s * n_all / min(n, most)
-
-    def _training_s(self, n: int) -> float:
-        """How long one pass over so many rows takes."""
-        data = self.shop.data
-        few = np.linspace(0, len(data.train) - 1, n).astype(np.int64)  # rows may be sorted by class
-        logits = None if data.teacher_logits is None else data.teacher_logits[few]
-        some = replace(data, train=data.train.take(few), teacher_logits=logits, progress=False)
-        step: Technique = FineTune(1) if logits is None else Distill(1)
-        started = time.monotonic()
-        with contextlib.suppress(HlserveError):  # said when it is really tried
-            step.apply(self.shop.network, some)
-        return time.monotonic() - started
 
 
 def default_distill(n_rows: int, *, is_student: bool = False) -> Distill:
@@ -362,19 +336,29 @@ def shift_of(step: Technique) -> int:
     return step.shift if isinstance(step, Distill | FineTune) else 0
 
 
+def epochs_of(step: Technique) -> int:
+    """How often a training passes over the rows."""
+    return step.epochs if isinstance(step, Distill | FineTune) else 1
+
+
 # ----- below
 
-_Tried = tuple[float, Grown]
-_Wave = Generator[Candidate, Verdict, tuple[list[Verdict], Grown | None]]
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network, and what was found about its files."""
+
+    grown: Grown
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def least_drop(self) -> float:
+        """The smallest of its files; infinite where none runs."""
+        drops = [verdict.drop.estimate for verdict in self.verdicts if verdict.drop is not None]
+        return min(drops, default=math.inf)
 
 
-def _least_drop(verdicts: Sequence[Verdict]) -> float:
-    return min((v.drop.estimate for v in verdicts if v.drop is not None), default=math.inf)
-
-
-def _best(tried: Sequence[_Tried]) -> Grown | None:
-    """The network with the smallest drop."""
-    return min(tried, key=lambda one: one[0])[1] if tried else None
+_Wave = Generator[Candidate, Verdict, tuple[list[Verdict], list[Trained]]]
 
 
 def _joined(*parts: str) -> str:

@@ -26,8 +26,8 @@ class FineTune(Technique):
             multilayer perceptron, a convolutional network and an LSTM alike.
         batch_size: rows a step.
         shift: pixels by which images are moved at most, anew every time they are seen. Measured
-            on MNIST, one pixel took a perceptron of 784-64-32-10 from 98.2 % to 98.6 %; on
-            Fashion-MNIST it gave nothing.
+            on MNIST, one pixel took a perceptron of 784-64-32-10 from 98.2 % to 98.6 % in 16
+            epochs; on Fashion-MNIST it gave LeNet-5 nothing in 4 epochs and 0.6 points in 12.
     """
 
     epochs: int = 4

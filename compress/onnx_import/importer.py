@@ -236,7 +236,17 @@ def _plan(graph: Graph, output: str) -> tuple[dict[str, Piece], list[_Blocked]]:
         else:
             blocked.append(found)
             ahead.extend(graph.data_inputs(found.node))
+    if graph.is_input(_behind_detours(pieces, output)):
+        made = graph.producer(output) or onnx.NodeProto(name=output, op_type="output")
+        blocked.append(_Blocked(made, "an input that is handed on as it came"))
     return pieces, blocked
+
+
+def _behind_detours(pieces: Mapping[str, Piece], tensor: str) -> str:
+    """The tensor that this one is, where pieces without layers only hand it on."""
+    while tensor in pieces and not pieces[tensor].nodes:
+        (tensor,) = pieces[tensor].inputs
+    return tensor
 
 
 def _piece(graph: Graph, tensor: str) -> Piece | _Blocked:

@@ -93,7 +93,9 @@ def _average(graph: Graph, tensor: str, node: onnx.NodeProto, kernel: tuple[int,
         counts_padding = False  # what lies over the edge is no padding and never counts
     is_padded_before = padding_before(graph, node.input[0], 0.0) is not None
     if is_padded_before and (counts_padding or not any(plain.pads)):
-        plain, counts_padding = geometry(graph, node, kernel), True
+        merged = geometry(graph, node, kernel)
+        if all(2 * pad <= k for pad, k in zip(merged.pads, kernel * 2, strict=True)):
+            plain, counts_padding = merged, True  # else the Pad is a layer of its own
     options = {} if counts_padding or not any(plain.pads) else {"counts_padding": False}
     return chain(tensor, [plain.source], _pool(plain, AvgPool1d, AvgPool2d, **options))
 

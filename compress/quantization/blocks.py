@@ -182,8 +182,10 @@ def block_integers(
 
 def _is_plain(node: onnx.NodeProto) -> bool:
     """Whether a product and a sum are all that it is."""
-    if node.op_type != "Gemm" or node.domain not in ("", "ai.onnx"):
-        return node.op_type == "MatMul"
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("MatMul", "Gemm"):
+        return False
+    if node.op_type == "MatMul":
+        return True
     factors = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
     return factors == (1.0, 1.0) and not attribute(node, "transA", 0)
 

@@ -56,7 +56,7 @@ def _poolable(network: Network, rectifier: Node, pooling: Node) -> Node | None:
     """
     assert isinstance(pooling.layer, MaxPool2d)  # so _rectified_poolings found it
     window = pooling.layer.window
-    if window.kernel != (2, 2) or window.stride != (2, 2) or window.padding != (0, 0):
+    if window.kernel != (2, 2) or window.stride != (2, 2) or any(window.pads):
         return None
     node = next((n for n in network.nodes if n.name == rectifier.inputs[0]), None)
     if node is None or not isinstance(node.layer, Conv2d) or not _only_reader(network, node):

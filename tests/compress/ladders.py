@@ -10,12 +10,29 @@ from compress.job import Effort, Wishes, prepare
 from compress.splits import Split
 from compress.verdict import Verdict
 
+MAX_DROP = 0.1
 
-def candidates(model, rows, folder: Path, *, plan=None, is_inside=True, most=math.inf, **wishes):
-    """The first ``most`` of them, each found inside the bound or outside, and the notes."""
-    wishes = Wishes(max_drop=0.1, batches=(1,), plan=plan or Plan(), **wishes)
+
+def candidates(
+    model,
+    rows,
+    folder: Path,
+    *,
+    plan=None,
+    drop_of=None,
+    is_inside=True,
+    most=math.inf,
+    clock=None,
+    **wishes,
+):
+    """The first ``most`` of them, each found to drop as told, and the notes.
+
+    Args:
+        drop_of: the drop of a candidate by its name; else all are inside the bound or outside.
+    """
+    wishes = Wishes(max_drop=MAX_DROP, batches=(1,), plan=plan or Plan(), **wishes)
     prepared, goal = prepare(model, Split(rows, rows, None, ""), wishes, Effort(folder))
-    ladder = prepared.ladder(goal, Clock())
+    ladder = prepared.ladder(goal, clock or Clock())
     found = []
     verdict = None
     while len(found) < most:
@@ -24,6 +41,7 @@ def candidates(model, rows, folder: Path, *, plan=None, is_inside=True, most=mat
         except StopIteration:
             break
         found.append(candidate)
-        drop = Drop(0.0 if is_inside else 1.0, 0.0 if is_inside else 1.0, len(rows))
-        verdict = Verdict(candidate, 1.0, drop, refusal="" if is_inside else "outside")
+        lost = drop_of(candidate.name) if drop_of else float(not is_inside)
+        refusal = "" if lost <= MAX_DROP else "outside"
+        verdict = Verdict(candidate, 1.0, Drop(lost, lost, len(rows)), refusal=refusal)
     return found, prepared.notes

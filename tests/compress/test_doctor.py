@@ -12,6 +12,7 @@ from compress.folding import FoldScale
 from compress.machine import Processor
 from compress.model_file import is_quantized
 from compress.quantization import QuantizeStatic
+from compress.quantization.blocks import INT4_WEIGHTS
 from compress.recipe import Recipe
 from compress.remake import remake
 from compress.session import optimized, optimized_operators
@@ -169,6 +170,16 @@ def test_a_float_model_is_no_quantized_one():
 
 
 # ----- widths, shapes and numbers
+
+
+def test_weights_of_four_bits_are_no_integer_layers(trained_mlp, mlp_rows, mlp_data):
+    whole = to_onnx(trained_mlp)
+    feeds = {whole.graph.input[0].name: mlp_rows.x.astype(np.float32)}
+    blocks = INT4_WEIGHTS.apply(whole, feeds)
+    operators = optimized_operators(blocks.SerializeToString())
+    assert operators["MatMulNBits"] > 0
+    assert integer_layers(operators) == 0
+    assert is_quantized(blocks)
 
 
 def test_odd_widths_name_their_layers_and_spare_the_last():

@@ -53,6 +53,15 @@ def test_an_output_that_would_be_lost_is_named():
         import_whole(model, {"input": x[:8]}, labels=y)
 
 
+def test_an_input_that_is_handed_on_is_named():
+    model, x, y = with_two_outputs("scores")
+    given = model.graph.input[0]
+    model.graph.node.append(helper.make_node("Identity", [given.name], ["same"]))
+    model.graph.output.append(helper.make_tensor_value_info("same", 1, ["batch", x.shape[1]]))
+    with pytest.raises(NotImportableError, match="an input that is handed on as it came"):
+        import_whole(model, {"input": x[:8]}, labels=y)
+
+
 def test_labels_that_fit_no_output_are_refused():
     model, x, _ = with_two_outputs("scores")
     del model.graph.output[0]

@@ -110,6 +110,14 @@ def test_other_chains_stay_as_they_are(layers: list[Layer]) -> None:
     assert fused(network) is network
 
 
+def test_pooling_that_is_padded_behind_is_not_fused() -> None:
+    network = lenet([Conv2d(1, 6, 3, padding=1), ReLU(), MaxPool2d(2, 2, (0, 0, 1, 1))])
+    together = fused(network)
+    assert not any(isinstance(node.layer, PooledConv2d) for node in together.nodes)
+    ends = [net.shapes[node] for net in (together, network) for node in net.outputs.values()]
+    assert ends[0] == ends[1]
+
+
 def test_a_chain_that_something_else_reads_stays() -> None:
     conv, relu = Node("conv", Conv2d(1, 6, 3), ("x",)), Node("relu", ReLU(), ("conv",))
     pool = Node("pool", MaxPool2d(2), ("relu",))
