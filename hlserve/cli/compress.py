@@ -40,7 +40,9 @@ def batch_list(_ctx: click.Context, _option: click.Parameter, text: str) -> tupl
 @click.option("--eval", "evaluation", metavar="NAME|PATH", help="Rows to judge with, others.")
 @click.option("--target", metavar="NAME", help="Column or array that holds the labels.")
 @click.option(
-    "--max-drop", required=True, help="What the metric may lose: 0.005, or 0.5pp for a share."
+    "--max-drop",
+    required=True,
+    help="What the metric may lose, in its own unit: 0.005, or 0.5pp for a share such as accuracy.",
 )
 @click.option(
     "--metric",
@@ -86,14 +88,22 @@ def batch_list(_ctx: click.Context, _option: click.Parameter, text: str) -> tupl
     type=click.IntRange(min=1),
     help="Trainings at a time, each in a process.  [default: one a core, up to 4]",
 )
-@click.option("--recipe", type=click.Path(path_type=Path), help="A TOML file: only these steps.")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    help="A TOML file of steps to take instead of searching; docs/compressing.md shows one.",
+)
 @click.option(
     "--prune",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
-    help="The only share of units to remove.",
+    help="Remove this share of the neurons and filters, and try no other widths or low rank.",
 )
-@click.option("--quantize", type=click.Choice(["int8", "none"]), help="Only this.")
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8", "none"]),
+    help="int8: no results in floats; none: no integers.",
+)
 @click.option(
     "--teacher", type=click.Path(path_type=Path), help="Whose answers are imitated, a model file."
 )
