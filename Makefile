@@ -99,7 +99,7 @@ image:  ## the container image for the CPU; `make image TARGET=gpu` for the othe
 
 lock: $(READY)  ## pin requirements/*.txt anew, the widest set first
 	$(BIN)/python $(PIP_INSTALL) pip-tools
-	CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra cpu --extra report --extra search --extra data -o requirements/test.txt pyproject.toml requirements/test.in
+	CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra cpu --extra report --extra search --extra data --extra otel --extra uvloop -o requirements/test.txt pyproject.toml requirements/test.in
 	for runtime in cpu gpu; do \
 	  CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra $$runtime -c requirements/test.txt -o requirements/$$runtime.txt pyproject.toml || exit 1; \
 	done

@@ -8,6 +8,21 @@ protocol but not served yet: it answers UNIMPLEMENTED in words.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+# Triton's protocol groups (--grpc-restricted-protocol).
+Group = Literal[
+    "health",
+    "metadata",
+    "inference",
+    "shared-memory",
+    "model-config",
+    "model-repository",
+    "statistics",
+    "trace",
+    "logging",
+]
+Scope = Literal["process", "every", "sum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +35,12 @@ class Rpc:
         request: full name of the request message.
         response: full name of the response message.
         call: the method of ``Calls`` that answers; None: not served yet.
+        group: the name by which API keys are asked for it; Triton's names.
         streams_request: the client sends many messages.
         streams_response: the server sends many messages.
+        scope: where several processes serve one port: ``process``, the one that got the call
+            answers; ``every``, it takes effect in each of them before the answer; ``sum``, the
+            answers of all are added up.
     """
 
     service: str
@@ -29,8 +48,10 @@ class Rpc:
     request: str
     response: str
     call: str | None
+    group: Group
     streams_request: bool = False
     streams_response: bool = False
+    scope: Scope = "process"
 
     @property
     def path(self) -> str:
@@ -46,9 +67,14 @@ REFLECTION_SERVICES = (
 )
 
 
-def _inference(name: str, call: str) -> Rpc:
+def _inference(name: str, call: str, group: Group) -> Rpc:
     return Rpc(
-        INFERENCE_SERVICE, name, f"inference.{name}Request", f"inference.{name}Response", call
+        INFERENCE_SERVICE,
+        name,
+        f"inference.{name}Request",
+        f"inference.{name}Response",
+        call,
+        group,
     )
 
 
@@ -60,6 +86,7 @@ def _health(name: str, call: str | None, *, streams_response: bool = False) -> R
         f"{messages}Request",
         f"{messages}Response",
         call,
+        "health",
         streams_response=streams_response,
     )
 
@@ -71,18 +98,19 @@ def _reflection(service: str) -> Rpc:
         f"{service}Request",
         f"{service}Response",
         "server_reflection_info",
+        "metadata",
         streams_request=True,
         streams_response=True,
     )
 
 
 RPCS = (
-    _inference("ServerLive", "server_live"),
-    _inference("ServerReady", "server_ready"),
-    _inference("ModelReady", "model_ready"),
-    _inference("ServerMetadata", "server_metadata"),
-    _inference("ModelMetadata", "model_metadata"),
-    _inference("ModelInfer", "model_infer"),
+    _inference("ServerLive", "server_live", "health"),
+    _inference("ServerReady", "server_ready", "health"),
+    _inference("ModelReady", "model_ready", "health"),
+    _inference("ServerMetadata", "server_metadata", "metadata"),
+    _inference("ModelMetadata", "model_metadata", "metadata"),
+    _inference("ModelInfer", "model_infer", "inference"),
     _health("Check", "health_check"),
     _health("Watch", None, streams_response=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),

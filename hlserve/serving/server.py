@@ -16,6 +16,7 @@ from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
+from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.grpcio import GrpcioServer
 
 # After the last answer was made, its bytes still have to leave.
@@ -43,7 +44,7 @@ class Server:
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
         self._data_plane = DataPlane(self._store)
-        self._transport = GrpcioServer(Calls(self._data_plane), config.host, config.port)
+        self._transport = GrpcioServer(Entry(Calls(self._data_plane)), config.host, config.port)
 
     @property
     def port(self) -> int:

@@ -6,8 +6,8 @@ awaits the call that the row names, and serializes the answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -31,10 +31,14 @@ class CallContext:
     Attributes:
         rpc: the row.
         deadline_s: on the event loop's clock; None: no deadline.
+        metadata: the client's headers, names in lower case; binary ones are left out.
+        peer: where the call comes from, for the log.
     """
 
     rpc: Rpc
     deadline_s: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    peer: str = ""
 
 
 UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]

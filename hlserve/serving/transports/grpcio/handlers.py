@@ -17,7 +17,8 @@ from google.protobuf.message import Message
 from hlserve.errors import HlserveError
 from hlserve.rpcs import RPCS, SERVICES, Rpc
 from hlserve.serving.dataplane import deadline_after
-from hlserve.serving.transports.calls import CallContext, Calls, parse
+from hlserve.serving.transports.calls import CallContext, parse
+from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, details_of, status_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,20 +26,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _LOG = logging.getLogger(__name__)
 
 
-def generic_handlers(calls: Calls) -> list[grpc.GenericRpcHandler[Any, Any]]:
+def generic_handlers(entry: Entry) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """One handler a service, with every row of the table."""
     return [
         grpc.method_handlers_generic_handler(
-            service, {rpc.name: _handler(rpc, calls) for rpc in RPCS if rpc.service == service}
+            service, {rpc.name: _handler(rpc, entry) for rpc in RPCS if rpc.service == service}
         )
         for service in SERVICES
     ]
 
 
-def _handler(rpc: Rpc, calls: Calls) -> Any:
+def _handler(rpc: Rpc, entry: Entry) -> Any:
     if not rpc.streams_request and not rpc.streams_response:
-        return grpc.unary_unary_rpc_method_handler(_unary(rpc, calls))
-    stream = _stream(rpc, calls)
+        return grpc.unary_unary_rpc_method_handler(_unary(rpc, entry))
+    stream = _stream(rpc, entry)
     if not rpc.streams_request:
         return grpc.unary_stream_rpc_method_handler(_with_one_request(stream))
     if not rpc.streams_response:
@@ -46,8 +47,8 @@ def _handler(rpc: Rpc, calls: Calls) -> Any:
     return grpc.stream_stream_rpc_method_handler(stream)
 
 
-def _unary(rpc: Rpc, calls: Calls) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    call = calls.unary(rpc)
+def _unary(rpc: Rpc, entry: Entry) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    call = entry.unary(rpc)
 
     async def handle(data: bytes, context: Context) -> bytes:
         async with _errors_as_statuses(rpc, context):
@@ -58,9 +59,9 @@ def _unary(rpc: Rpc, calls: Calls) -> Callable[[bytes, Context], Awaitable[bytes
 
 
 def _stream(
-    rpc: Rpc, calls: Calls
+    rpc: Rpc, entry: Entry
 ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
-    call = calls.stream(rpc)
+    call = entry.stream(rpc)
 
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for data in requests:
@@ -88,7 +89,8 @@ def _with_one_request(
 
 
 def _call_context(rpc: Rpc, context: Context) -> CallContext:
-    return CallContext(rpc, deadline_after(context.time_remaining()))
+    metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+    return CallContext(rpc, deadline_after(context.time_remaining()), metadata, context.peer())
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import grpc
 
 from hlserve.codec import MAX_MESSAGE_BYTES
 from hlserve.errors import UnavailableError
-from hlserve.serving.transports.calls import Calls
+from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.grpcio.handlers import generic_handlers
 
 _OPTIONS = (
@@ -22,7 +22,7 @@ class GrpcioServer:
     """Listens on one address.
 
     Args:
-        calls: what answers.
+        entry: what answers.
         host: address to bind.
         port: 0 = a free one.
 
@@ -30,9 +30,9 @@ class GrpcioServer:
         UnavailableError: the address cannot be bound.
     """
 
-    def __init__(self, calls: Calls, host: str, port: int) -> None:
+    def __init__(self, entry: Entry, host: str, port: int) -> None:
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers(tuple(generic_handlers(calls)))
+        self._server.add_generic_rpc_handlers(tuple(generic_handlers(entry)))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             self.port: int = self._server.add_insecure_port(address)

@@ -1,0 +1,114 @@
+"""What a model has done so far: counts, durations by phase, histograms.
+
+Everything is recorded on the event loop, so nothing locks. Phases are Triton's: ``queue`` until the
+batch is taken, ``compute_input`` joining rows, ``compute_infer`` the run, ``compute_output`` taking
+the answers apart; ``success`` is the whole, from the data plane's door to the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Triton's reasons of nv_inference_request_failure.
+FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
+FAILURE_REASONS: tuple[FailureReason, ...] = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+# Upper bounds in seconds; what a small network takes on the left, what a queue can on the right.
+HISTOGRAM_BOUNDS_S = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+_BOUNDS_NS = tuple(round(bound * 1e9) for bound in HISTOGRAM_BOUNDS_S)
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something was done, how long all of it took, and how the times spread.
+
+    Attributes:
+        count: how often.
+        ns: all together, nanoseconds.
+        buckets: how many fell into each part between ``HISTOGRAM_BOUNDS_S``, the last above all.
+    """
+
+    count: int = 0
+    ns: int = 0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS_NS) + 1))
+
+    def add(self, ns: int) -> None:
+        """Counts one."""
+        self.count += 1
+        self.ns += ns
+        self.buckets[bisect_left(_BOUNDS_NS, ns)] += 1
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    """All runs of one number of rows; totals in nanoseconds."""
+
+    count: int = 0
+    compute_input_ns: int = 0
+    compute_infer_ns: int = 0
+    compute_output_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """What one request spent in each phase, nanoseconds."""
+
+    queue_ns: int = 0
+    compute_input_ns: int = 0
+    compute_infer_ns: int = 0
+    compute_output_ns: int = 0
+
+
+class ModelStatistics:
+    """One version's record; it starts empty when the version is loaded.
+
+    Attributes:
+        inference_count: rows answered (a request of three rows counts three).
+        execution_count: runs; joined requests share one.
+        last_inference_ms: milliseconds since the epoch of the last answer; 0: none yet.
+        pending: requests taken and not answered yet.
+    """
+
+    def __init__(self) -> None:
+        self.inference_count = 0
+        self.execution_count = 0
+        self.last_inference_ms = 0
+        self.pending = 0
+        self.success = Duration()
+        self.fail = Duration()
+        self.failures: dict[FailureReason, int] = dict.fromkeys(FAILURE_REASONS, 0)
+        self.queue = Duration()
+        self.compute_input = Duration()
+        self.compute_infer = Duration()
+        self.compute_output = Duration()
+        self.batches: dict[int, BatchStatistics] = {}
+
+    def executed(self, rows: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Counts one run of so many rows."""
+        self.execution_count += 1
+        batch = self.batches.setdefault(rows, BatchStatistics())
+        batch.count += 1
+        batch.compute_input_ns += input_ns
+        batch.compute_infer_ns += infer_ns
+        batch.compute_output_ns += output_ns
+
+    def answered(self, rows: int, total_ns: int, phases: Phases) -> None:
+        """Counts one request that got its answer."""
+        self.inference_count += rows
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.success.add(total_ns)
+        self.queue.add(phases.queue_ns)
+        self.compute_input.add(phases.compute_input_ns)
+        self.compute_infer.add(phases.compute_infer_ns)
+        self.compute_output.add(phases.compute_output_ns)
+
+    def failed(self, reason: FailureReason, total_ns: int) -> None:
+        """Counts one request that got none."""
+        self.fail.add(total_ns)
+        self.failures[reason] += 1
