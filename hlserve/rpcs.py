@@ -67,7 +67,7 @@ REFLECTION_SERVICES = (
 )
 
 
-def _inference(name: str, call: str, group: Group) -> Rpc:
+def _inference(name: str, call: str | None, group: Group, scope: Scope = "process") -> Rpc:
     return Rpc(
         INFERENCE_SERVICE,
         name,
@@ -75,6 +75,7 @@ def _inference(name: str, call: str, group: Group) -> Rpc:
         f"inference.{name}Response",
         call,
         group,
+        scope=scope,
     )
 
 
@@ -111,6 +112,29 @@ RPCS = (
     _inference("ServerMetadata", "server_metadata", "metadata"),
     _inference("ModelMetadata", "model_metadata", "metadata"),
     _inference("ModelInfer", "model_infer", "inference"),
+    Rpc(
+        INFERENCE_SERVICE,
+        "ModelStreamInfer",
+        "inference.ModelInferRequest",
+        "inference.ModelStreamInferResponse",
+        None,
+        "inference",
+        streams_request=True,
+        streams_response=True,
+    ),
+    _inference("ModelConfig", None, "model-config"),
+    _inference("ModelStatistics", None, "statistics", "sum"),
+    _inference("RepositoryIndex", None, "model-repository"),
+    _inference("RepositoryModelLoad", None, "model-repository", "every"),
+    _inference("RepositoryModelUnload", None, "model-repository", "every"),
+    _inference("SystemSharedMemoryStatus", None, "shared-memory"),
+    _inference("SystemSharedMemoryRegister", None, "shared-memory", "every"),
+    _inference("SystemSharedMemoryUnregister", None, "shared-memory", "every"),
+    _inference("CudaSharedMemoryStatus", None, "shared-memory"),
+    _inference("CudaSharedMemoryRegister", None, "shared-memory"),
+    _inference("CudaSharedMemoryUnregister", None, "shared-memory"),
+    _inference("TraceSetting", None, "trace", "every"),
+    _inference("LogSettings", None, "logging", "every"),
     _health("Check", "health_check"),
     _health("Watch", None, streams_response=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),
