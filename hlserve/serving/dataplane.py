@@ -298,15 +298,16 @@ class DataPlane:
         """
         is_known = not service or service in SERVICES
         told: list[bool | None] = []
-        while not self._is_closed:
+        while True:
             changed = self._readiness_changed
             state = self.server_ready() if is_known else None
             if told != [state]:
                 yield state
                 told = [state]
                 continue  # it may have changed while that was sent
+            if self._is_closed:
+                raise ShuttingDownError("the server is shutting down")
             await changed.wait()
-        raise ShuttingDownError("the server is shutting down")
 
     def readiness_changed(self) -> None:
         """Tells those who watch that the answer may be another."""
