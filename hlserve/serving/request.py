@@ -23,9 +23,10 @@ class InferRequest:
         request_id: comes back unchanged.
         classifications: how many of the top classes to answer instead of values, by output name.
         parameters: the client's own; the server acts on none of them.
-        priority: 1 is the most urgent; 0: the model's default.
-        timeout_us: how long the request may wait in the queue; 0: as the model says.
         deadline_s: on the event loop's clock; None: the client waits for ever.
+        priority: 1 is the highest level; 0: the model's default.
+        timeout_us: the longest wait in the queue, where the model's policy lets a request say;
+            0: the policy's.
     """
 
     model_name: str
@@ -35,9 +36,9 @@ class InferRequest:
     request_id: str = ""
     classifications: Mapping[str, int] = field(default_factory=dict)
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    deadline_s: float | None = None
     priority: int = 0
     timeout_us: int = 0
-    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
