@@ -1,8 +1,7 @@
 """THE table of RPCs: what every transport serves, the client calls and the tests iterate over.
 
 A transport makes its handlers from these rows; ``call`` names the method of
-``hlserve.serving.transports.calls.Calls`` that answers. A row without a call is known to the
-protocol but not served yet: it answers UNIMPLEMENTED in words.
+``hlserve.serving.transports.calls.Calls`` that answers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Rpc:
         name: the method's name.
         request: full name of the request message.
         response: full name of the response message.
-        call: the method of ``Calls`` that answers; None: not served yet.
+        call: the method of ``Calls`` that answers.
         group: the name by which API keys are asked for it; Triton's names.
         streams_request: the client sends many messages.
         streams_response: the server sends many messages.
@@ -47,7 +46,7 @@ class Rpc:
     name: str
     request: str
     response: str
-    call: str | None
+    call: str
     group: Group
     streams_request: bool = False
     streams_response: bool = False
@@ -79,7 +78,7 @@ def _inference(name: str, call: str, group: Group, scope: Scope = "process") -> 
     )
 
 
-def _health(name: str, call: str | None, *, streams_response: bool = False) -> Rpc:
+def _health(name: str, call: str, *, streams_response: bool = False) -> Rpc:
     messages = "grpc.health.v1.HealthCheck"
     return Rpc(
         HEALTH_SERVICE,

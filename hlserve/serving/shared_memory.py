@@ -23,6 +23,8 @@ from hlserve.errors import (
 _FOLDER = Path("/dev/shm")
 _MAX_KEY_BYTES = 255  # a file name's bound
 _MAX_REGIONS = 4096
+_MAX_NAME_CHARS = 1024
+MAX_PART_BYTES = 0x7FFFF000  # what Linux moves in one read or write
 
 
 class _Descriptor:
@@ -69,11 +71,21 @@ class Region:
         """Puts bytes into a part.
 
         Raises:
-            InvalidRequestError: the part is not within the region, or the object is shorter now.
+            InvalidRequestError: the part is not within the region, the object is shorter now, or
+                the machine has no memory left for it.
         """
         self.check(offset, len(data))
         _check_file_size(self._file.number, self.key, self.offset + offset + len(data))
-        os.pwrite(self._file.number, data, self.offset + offset)
+        try:
+            written = os.pwrite(self._file.number, data, self.offset + offset)
+        except OSError as error:  # a sparse object, and no memory left to fill it
+            raise InvalidRequestError(
+                f"shared memory region {self.name!r} cannot be written: {error.strerror}"
+            ) from error
+        if written != len(data):
+            raise InvalidRequestError(
+                f"shared memory region {self.name!r} took {written} of {len(data)} bytes"
+            )
 
     def check(self, offset: int, byte_size: int) -> None:
         """Whether a part lies within the region.
@@ -85,6 +97,10 @@ class Region:
             raise InvalidRequestError(
                 f"shared memory region {self.name!r} has {self.byte_size} bytes, "
                 f"got offset {offset} and {byte_size} bytes"
+            )
+        if byte_size > MAX_PART_BYTES:
+            raise InvalidRequestError(
+                f"a tensor of {byte_size} bytes in shared memory, expected at most {MAX_PART_BYTES}"
             )
 
 
@@ -108,8 +124,11 @@ class SharedMemory:
             InvalidRequestError: name, key, offset or size is impossible, or there is no object.
         """
         self._check_on()
-        if not name:
-            raise InvalidRequestError("a shared memory region needs a name, got ''")
+        if not 0 < len(name) <= _MAX_NAME_CHARS:
+            raise InvalidRequestError(
+                f"a shared memory region's name has {len(name)} characters, "
+                f"expected 1 to {_MAX_NAME_CHARS}"
+            )
         if name in self._regions:
             raise AlreadyExistsError(
                 f"shared memory region {name!r} is registered already, unregister it first"

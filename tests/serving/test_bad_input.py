@@ -434,7 +434,6 @@ def test_a_bad_request_gets_its_status_and_the_server_goes_on(
 
 HARMLESS = {
     "no priority": ("priority", {"uint64_param": 0}),
-    "a priority": ("priority", {"uint64_param": 1}),
     "no timeout": ("timeout", {"int64_param": 0}),
     "a long timeout": ("timeout", {"int64_param": 2**63 - 1}),
     "no sequence": ("sequence_id", {"int64_param": 0}),

@@ -86,6 +86,20 @@ def test_a_region_is_read_written_and_bounded(memory: SharedMemory, key: str) ->
         region.write(2000, b"x" * 49)
 
 
+def test_a_large_sparse_object_is_not_read_whole(memory: SharedMemory, key: str) -> None:
+    """It costs its client nothing, and would cost the server all memory there is."""
+    os.truncate(FOLDER / key, 2**40)
+    memory.register("r", key, 0, 2**40)
+    with pytest.raises(InvalidRequestError, match="expected at most 2147479552"):
+        memory.get("r").read(0, 2**40)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1025])
+def test_a_region_has_a_name_of_some_length(memory: SharedMemory, key: str, name: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"has {len(name)} characters, expected 1 to"):
+        memory.register(name, key, 0, 1)
+
+
 def test_an_object_that_its_client_shortens_gives_an_error(memory: SharedMemory, key: str) -> None:
     """A mapping would end the process by SIGBUS here."""
     memory.register("r", key, 0, 4096)
@@ -300,6 +314,20 @@ def test_a_wrong_place_gets_its_status_and_the_server_goes_on(
     details = caught.value.details()
     assert (caught.value.code().name, words in details) == (status, True), details
     assert list(call(channel, "ModelInfer", good()).raw_output_contents) == [b""]
+
+
+def test_inputs_in_memory_are_bounded_together_as_a_message_is(
+    channel: grpc.Channel, key: str
+) -> None:
+    os.truncate(FOLDER / key, 2**30)
+    register(channel, "r", key, 2**30)
+    request = Request(model_name="add_and_subtract")
+    for name in ("a", "b"):
+        place(request.inputs.add(name=name, datatype="FP32", shape=[1, 2**28]), "r", 2**30)
+    with pytest.raises(
+        grpc.RpcError, match="the inputs in shared memory hold more than 2147479552"
+    ):
+        call(channel, "ModelInfer", request)
 
 
 def test_a_region_registered_twice_already_exists(channel: grpc.Channel, key: str) -> None:

@@ -91,12 +91,12 @@ class Calls:
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
-        call: UnaryCall = getattr(self, rpc.call or "not_served")
+        call: UnaryCall = getattr(self, rpc.call)
         return call
 
     def stream(self, rpc: Rpc) -> StreamCall:
         """The call for a row that streams, on either side."""
-        call: StreamCall = getattr(self, rpc.call or "not_served_stream")
+        call: StreamCall = getattr(self, rpc.call)
         return call
 
     async def server_live(
@@ -306,21 +306,6 @@ class Calls:
         """Answers each question of a reflection client, in either version of the protocol."""
         async for request in requests:
             yield reflection.answer(request, message_class(context.rpc.response)())
-
-    async def not_served(self, request: Message, context: CallContext) -> Message:
-        """A row without a call."""
-        raise _not_served(context.rpc)
-
-    async def not_served_stream(
-        self, requests: AsyncIterator[Any], context: CallContext
-    ) -> AsyncIterator[Message]:
-        """A streaming row without a call."""
-        raise _not_served(context.rpc)
-        yield  # an asynchronous generator, as the transports expect
-
-
-def _not_served(rpc: Rpc) -> UnsupportedError:
-    return UnsupportedError(f"{rpc.path} is not offered by this server")
 
 
 def _no_cuda() -> UnsupportedError:

@@ -14,7 +14,7 @@ from hlserve import codec, datatypes
 from hlserve.errors import HlserveError, InvalidRequestError, UnsupportedError
 from hlserve.pb.messages import inference
 from hlserve.serving.request import InferRequest, InferResponse
-from hlserve.serving.shared_memory import Region, SharedMemory
+from hlserve.serving.shared_memory import MAX_PART_BYTES, Region, SharedMemory
 
 _FINAL_RESPONSE = "triton_enable_empty_final_response"
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
@@ -166,18 +166,21 @@ def _read_regions(
     message: inference.ModelInferRequest, memory: SharedMemory, model: str
 ) -> dict[int, bytes]:
     """The raw contents of inputs that lie in shared memory, by the input's index."""
-    contents = {}
+    places: dict[int, Place] = {}
     for index, tensor in enumerate(message.inputs):
-        if not tensor.parameters:
-            continue
-        where = f"{model}: input {tensor.name!r}"
-        place = _decode_place(_decode_parameters(tensor.parameters, where), memory, where)
-        if place is not None:
-            try:
-                contents[index] = place.region.read(place.offset, place.byte_size)
-            except InvalidRequestError as error:
-                raise InvalidRequestError(f"{where}: {error}") from error
-    return contents
+        if tensor.parameters:
+            where = f"{model}: input {tensor.name!r}"
+            place = _decode_place(_decode_parameters(tensor.parameters, where), memory, where)
+            if place is not None:
+                places[index] = place
+    # As little as a message may bring: what is read is a copy.
+    if sum(place.byte_size for place in places.values()) > MAX_PART_BYTES:
+        raise InvalidRequestError(
+            f"{model}: the inputs in shared memory hold more than {MAX_PART_BYTES} bytes"
+        )
+    return {
+        index: place.region.read(place.offset, place.byte_size) for index, place in places.items()
+    }
 
 
 def _decode_place(parameters: Parameters, memory: SharedMemory, where: str) -> Place | None:
