@@ -108,7 +108,7 @@ class SharedMemory:
     """The regions that clients have registered.
 
     Args:
-        is_on: False: every call but those that change nothing says that it is off.
+        is_on: False: every call says that it is off.
     """
 
     def __init__(self, *, is_on: bool = False) -> None:

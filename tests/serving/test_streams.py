@@ -2,7 +2,9 @@
 
 import asyncio
 import queue
+import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -25,7 +27,7 @@ def request(model: str, number: int, rows: int = 1) -> Request:
     return message
 
 
-def stream(channel: grpc.Channel, requests: Iterator[Request | bytes]) -> Iterator[Response]:
+def stream(channel: grpc.Channel, requests: Iterator[Request | bytes]) -> Any:
     call = channel.stream_stream(
         find("ModelStreamInfer").path,
         request_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
@@ -95,6 +97,31 @@ def test_each_answer_comes_before_the_next_request_is_sent(server: RunningServer
             assert next(answers).infer_response.id == str(number)
         waiting.put(None)
         assert list(answers) == []
+
+
+def test_a_client_that_goes_away_leaves_nothing_running(server: RunningServer) -> None:
+    slow = Request(model_name="slow")
+    for name, array in models.slow_inputs(steps=2000).items():
+        datatype = "INT64" if name == "steps" else "FP32"
+        slow.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        slow.raw_input_contents.append(array.tobytes())
+
+    async def running() -> int:
+        calls = [task.get_coro() for task in asyncio.all_tasks()]
+        return sum("model_stream_infer" in getattr(c, "__qualname__", "") for c in calls)
+
+    def count() -> int:
+        return asyncio.run_coroutine_threadsafe(running(), server.loop).result(timeout=30)
+
+    with grpc.insecure_channel(server.address) as channel:
+        answers = stream(channel, iter([slow] * 100))
+        next(answers)
+        deadline_s = time.monotonic() + 30
+        while count() < 20:  # read, and waiting for their turn
+            assert time.monotonic() < deadline_s
+        answers.cancel()
+        while count():
+            assert time.monotonic() < deadline_s
 
 
 def test_a_stream_is_read_no_further_than_there_is_room() -> None:

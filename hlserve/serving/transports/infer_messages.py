@@ -62,7 +62,8 @@ def decode_request(
     """
     model = f"model {message.model_name!r}"
     parameters = _decode_parameters(message.parameters, f"{model}:")
-    _refuse_reserved(parameters, model)
+    if parameters:
+        _refuse_reserved(parameters, model)
     places, classifications = _decode_outputs(message, memory, model)
     request = InferRequest(
         model_name=message.model_name,
@@ -121,6 +122,8 @@ def encode_response(
 
 
 def _decode_parameters(parameters: Any, where: str) -> dict[str, codec.Parameter]:
+    if not parameters:
+        return {}
     if len(parameters) > _MAX_PARAMETERS:
         raise InvalidRequestError(
             f"{where} {len(parameters)} parameters came, expected at most {_MAX_PARAMETERS}"
@@ -152,10 +155,12 @@ def _wrong_kind(model: str, name: str, value: object, expected: str) -> InvalidR
     return InvalidRequestError(f"{model}: parameter {name!r} is {value!r}, expected {expected}")
 
 
-def _integer(parameters: Parameters, name: str, where: str, *, most: int, least: int = 0) -> int:
-    value = parameters.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise _wrong_kind(where, name, value, f"an integer from {least} to {most}")
+def _integer(parameters: Parameters, name: str, where: str, *, most: int) -> int:
+    if name not in parameters:
+        return 0
+    value = parameters[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise _wrong_kind(where, name, value, f"an integer from 0 to {most}")
     return value
 
 
@@ -173,6 +178,8 @@ def _read_regions(
             place = _decode_place(_decode_parameters(tensor.parameters, where), memory, where)
             if place is not None:
                 places[index] = place
+    if not places:
+        return {}
     # As little as a message may bring: what is read is a copy.
     if sum(place.byte_size for place in places.values()) > MAX_PART_BYTES:
         raise InvalidRequestError(
