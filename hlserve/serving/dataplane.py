@@ -6,12 +6,10 @@ Every transport turns its wire into these calls. All of them run on the event lo
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from hlserve import __version__
 from hlserve.errors import (
     InferenceError,
     InvalidRequestError,
@@ -21,61 +19,24 @@ from hlserve.errors import (
     UnavailableError,
 )
 from hlserve.pb.messages import model_config
-from hlserve.repository import TensorSpec
 from hlserve.rpcs import SERVICES
 from hlserve.serving.checks import check_request
 from hlserve.serving.classification import classify
+from hlserve.serving.description import (
+    ModelMetadata,
+    ServerMetadata,
+    describe_model,
+    describe_server,
+)
 from hlserve.serving.model import ServedModel
+from hlserve.serving.readiness import Readiness
 from hlserve.serving.request import Array, InferRequest, InferResponse
 from hlserve.serving.served_config import served_config
-from hlserve.serving.session import TensorInfo
 from hlserve.serving.settings import ServerSettings
 from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.store import ModelStore
 
-SERVER_NAME = "hlserve"
-PLATFORM = "onnxruntime_onnx"
 _NO_CONTROL = "model control is none on this server, so models are not loaded or unloaded by call"
-# Triton's names for what every server of ours offers beyond the six calls.
-EXTENSIONS = (
-    "classification",
-    "model_configuration",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-    "logging",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerMetadata:
-    """Who answers."""
-
-    name: str = SERVER_NAME
-    version: str = __version__
-    extensions: tuple[str, ...] = EXTENSIONS
-
-
-@dataclass(frozen=True, slots=True)
-class ModelMetadata:
-    """What a model takes and gives.
-
-    Attributes:
-        name: the model.
-        versions: those that answer, ascending.
-        inputs: -1 where a dimension varies.
-        outputs: -1 where a dimension varies.
-        properties: facts as text: ``class_labels``, ``units`` and ``frontend`` as JSON, ``task``,
-            ``sha256``.
-        platform: Triton's name for an ONNX file in ONNX Runtime.
-    """
-
-    name: str
-    versions: tuple[str, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    properties: Mapping[str, str] = field(default_factory=dict)
-    platform: str = PLATFORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +68,7 @@ class DataPlane:
         self._store = store
         self.shared_memory = shared_memory or SharedMemory()
         self.settings = settings or ServerSettings()
-        self._readiness_changed = asyncio.Event()
-        self._is_closed = False
+        self.readiness = Readiness(self.server_ready)
         self._is_draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -136,12 +96,9 @@ class DataPlane:
 
     def server_metadata(self) -> ServerMetadata:
         """Who answers, and which extensions it has."""
-        extensions: tuple[str, ...] = EXTENSIONS
-        if self.shared_memory.is_on:
-            extensions += ("system_shared_memory",)
-        if self.settings.can_trace:
-            extensions += ("trace",)
-        return ServerMetadata(extensions=extensions)
+        return describe_server(
+            has_shared_memory=self.shared_memory.is_on, can_trace=self.settings.can_trace
+        )
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
         """What a model takes and gives.
@@ -151,15 +108,7 @@ class DataPlane:
             ModelNotReadyError: it is loading or failed.
             InvalidRequestError: ``version`` is not a version number.
         """
-        model = self._store.get(name, version)
-        units = _units(model)
-        return ModelMetadata(
-            name=name,
-            versions=tuple(str(number) for number in self._store.versions(name)),
-            inputs=tuple(_spec(tensor, units) for tensor in model.session.inputs),
-            outputs=tuple(_spec(tensor, units) for tensor in model.session.outputs),
-            properties=_properties(model, units),
-        )
+        return describe_model(self._store.get(name, version), self._store.versions(name))
 
     def model_config(self, name: str, version: str) -> model_config.ModelConfig:
         """How a model is served, defaults filled in.
@@ -290,39 +239,18 @@ class DataPlane:
             raise NotFoundError(f"service {service!r} is unknown, expected one of {SERVICES}")
         return self.server_ready()
 
-    async def watch_health(self, service: str) -> AsyncGenerator[bool | None]:
+    def watch_health(self, service: str) -> AsyncGenerator[bool | None]:
         """What ``health_check`` says, now and at every change; None: no such service.
 
         Raises:
             ShuttingDownError: the server ends.
         """
-        is_known = not service or service in SERVICES
-        told: list[bool | None] = []
-        while True:
-            changed = self._readiness_changed
-            state = self.server_ready() if is_known else None
-            if told != [state]:
-                yield state
-                told = [state]
-                continue  # it may have changed while that was sent
-            if self._is_closed:
-                raise ShuttingDownError("the server is shutting down")
-            await changed.wait()
-
-    def readiness_changed(self) -> None:
-        """Tells those who watch that the answer may be another."""
-        self._readiness_changed.set()
-        self._readiness_changed = asyncio.Event()
+        return self.readiness.watch(is_known=not service or service in SERVICES)
 
     def begin_drain(self) -> None:
         """Not ready from here on; requests already taken go on."""
         self._is_draining = True
-        self.readiness_changed()
-
-    def close(self) -> None:
-        """Ends what would go on for ever: those who watch."""
-        self._is_closed = True
-        self.readiness_changed()
+        self.readiness.changed()
 
     async def drained(self, timeout_s: float) -> bool:
         """Waits until no request is in flight; False if some still are after ``timeout_s``."""
@@ -359,29 +287,3 @@ def _answer(model: ServedModel, request: InferRequest, name: str, array: Array) 
         return classify(array, count, labels=labels, has_rows=model.joins)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{model.label}: output {name!r}: {error}") from error
-
-
-def _units(model: ServedModel) -> dict[str, str]:
-    if model.metadata is None:
-        return {}
-    specs = (*model.metadata.inputs, *model.metadata.outputs)
-    return {spec.name: spec.units for spec in specs if spec.units is not None}
-
-
-def _spec(tensor: TensorInfo, units: Mapping[str, str]) -> TensorSpec:
-    return TensorSpec(tensor.name, tensor.datatype.name, tensor.shape, units.get(tensor.name))
-
-
-def _properties(model: ServedModel, units: Mapping[str, str]) -> dict[str, str]:
-    if model.metadata is None:
-        return {}
-    properties = {"sha256": model.metadata.sha256}
-    if model.metadata.task is not None:
-        properties["task"] = model.metadata.task
-    if model.metadata.class_labels is not None:
-        properties["class_labels"] = json.dumps(model.metadata.class_labels, ensure_ascii=False)
-    if units:
-        properties["units"] = json.dumps(units, ensure_ascii=False)
-    if model.metadata.frontend is not None:
-        properties["frontend"] = json.dumps(model.metadata.frontend, ensure_ascii=False)
-    return properties

@@ -67,7 +67,7 @@ class Server:
         """
         await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
-        self._data_plane.readiness_changed()
+        self._data_plane.readiness.changed()
 
     async def drain(self) -> bool:
         """Not ready first; requests in flight finish; then the port closes.
@@ -81,7 +81,7 @@ class Server:
             _LOG.warning(
                 "requests were still running after %g s: ended", self._config.drain_timeout_s
             )
-        self._data_plane.close()
+        self._data_plane.readiness.close()
         await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._executor.shutdown(wait=is_clean, cancel_futures=True)
         return is_clean

@@ -12,7 +12,7 @@ import pytest
 from hlserve.client import InferenceClient
 from hlserve.errors import NotFoundError, ServerError
 from hlserve.repository import Metadata, TensorSpec, publish
-from hlserve.serving.dataplane import EXTENSIONS, ServerMetadata
+from hlserve.serving.description import EXTENSIONS, ServerMetadata
 from tests.serving import models
 from tests.serving.running import RunningServer, running_server
 

@@ -67,12 +67,12 @@ def test_a_server_that_loads_is_not_serving_first(tmp_path: Path) -> None:
         seen = [await anext(states)]
         waiting = asyncio.ensure_future(anext(states))
         await asyncio.to_thread(store.load_all)
-        plane.readiness_changed()
+        plane.readiness.changed()
         seen.append(await waiting)
-        plane.readiness_changed()  # nothing is told where nothing changed
+        plane.readiness.changed()  # nothing is told where nothing changed
         plane.begin_drain()
         seen.append(await anext(states))
-        plane.close()
+        plane.readiness.close()
         with pytest.raises(ShuttingDownError):
             await anext(states)
         return seen

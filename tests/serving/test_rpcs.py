@@ -11,7 +11,7 @@ from hlserve.errors import HlserveError
 from hlserve.pb import messages
 from hlserve.pb.messages import health, inference, message_class
 from hlserve.rpcs import RPCS, SERVICES, Rpc, find
-from hlserve.serving.dataplane import EXTENSIONS
+from hlserve.serving.description import EXTENSIONS
 from hlserve.serving.transports import status
 from tests.serving.running import RunningServer
 
