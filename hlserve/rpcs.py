@@ -1,8 +1,7 @@
 """THE table of RPCs: what every transport serves, the client calls and the tests iterate over.
 
 A transport makes its handlers from these rows; ``call`` names the method of
-``hlserve.serving.transports.calls.Calls`` that answers. A row without a call is known to the
-protocol but not served yet: it answers UNIMPLEMENTED in words.
+``hlserve.serving.transports.calls.Calls`` that answers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Rpc:
         name: the method's name.
         request: full name of the request message.
         response: full name of the response message.
-        call: the method of ``Calls`` that answers; None: not served yet.
+        call: the method of ``Calls`` that answers.
         group: the name by which API keys are asked for it; Triton's names.
         streams_request: the client sends many messages.
         streams_response: the server sends many messages.
@@ -47,7 +46,7 @@ class Rpc:
     name: str
     request: str
     response: str
-    call: str | None
+    call: str
     group: Group
     streams_request: bool = False
     streams_response: bool = False
@@ -67,7 +66,7 @@ REFLECTION_SERVICES = (
 )
 
 
-def _inference(name: str, call: str, group: Group) -> Rpc:
+def _inference(name: str, call: str, group: Group, scope: Scope = "process") -> Rpc:
     return Rpc(
         INFERENCE_SERVICE,
         name,
@@ -75,10 +74,11 @@ def _inference(name: str, call: str, group: Group) -> Rpc:
         f"inference.{name}Response",
         call,
         group,
+        scope=scope,
     )
 
 
-def _health(name: str, call: str | None, *, streams_response: bool = False) -> Rpc:
+def _health(name: str, call: str, *, streams_response: bool = False) -> Rpc:
     messages = "grpc.health.v1.HealthCheck"
     return Rpc(
         HEALTH_SERVICE,
@@ -111,8 +111,35 @@ RPCS = (
     _inference("ServerMetadata", "server_metadata", "metadata"),
     _inference("ModelMetadata", "model_metadata", "metadata"),
     _inference("ModelInfer", "model_infer", "inference"),
+    Rpc(
+        INFERENCE_SERVICE,
+        "ModelStreamInfer",
+        "inference.ModelInferRequest",
+        "inference.ModelStreamInferResponse",
+        "model_stream_infer",
+        "inference",
+        streams_request=True,
+        streams_response=True,
+    ),
+    _inference("ModelConfig", "model_config", "model-config"),
+    _inference("ModelStatistics", "model_statistics", "statistics", "sum"),
+    _inference("RepositoryIndex", "repository_index", "model-repository"),
+    _inference("RepositoryModelLoad", "repository_model_load", "model-repository", "every"),
+    _inference("RepositoryModelUnload", "repository_model_unload", "model-repository", "every"),
+    _inference("SystemSharedMemoryStatus", "system_shared_memory_status", "shared-memory"),
+    _inference(
+        "SystemSharedMemoryRegister", "system_shared_memory_register", "shared-memory", "every"
+    ),
+    _inference(
+        "SystemSharedMemoryUnregister", "system_shared_memory_unregister", "shared-memory", "every"
+    ),
+    _inference("CudaSharedMemoryStatus", "cuda_shared_memory_status", "shared-memory"),
+    _inference("CudaSharedMemoryRegister", "cuda_shared_memory_register", "shared-memory"),
+    _inference("CudaSharedMemoryUnregister", "cuda_shared_memory_unregister", "shared-memory"),
+    _inference("TraceSetting", "trace_setting", "trace", "every"),
+    _inference("LogSettings", "log_settings", "logging", "every"),
     _health("Check", "health_check"),
-    _health("Watch", None, streams_response=True),
+    _health("Watch", "health_watch", streams_response=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),
 )
 

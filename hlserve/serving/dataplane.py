@@ -6,56 +6,47 @@ Every transport turns its wire into these calls. All of them run on the event lo
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 
-from hlserve import __version__
-from hlserve.errors import InferenceError, InvalidRequestError, NotFoundError, ShuttingDownError
-from hlserve.repository import TensorSpec
+from hlserve.errors import (
+    InferenceError,
+    InvalidRequestError,
+    ModelNotReadyError,
+    NotFoundError,
+    ShuttingDownError,
+    UnavailableError,
+)
+from hlserve.pb.messages import model_config
 from hlserve.rpcs import SERVICES
 from hlserve.serving.checks import check_request
+from hlserve.serving.classification import classify
+from hlserve.serving.description import (
+    ModelMetadata,
+    ServerMetadata,
+    describe_model,
+    describe_server,
+)
 from hlserve.serving.model import ServedModel
-from hlserve.serving.request import InferRequest, InferResponse
-from hlserve.serving.session import TensorInfo
+from hlserve.serving.readiness import Readiness
+from hlserve.serving.request import Array, InferRequest, InferResponse
+from hlserve.serving.served_config import served_config
+from hlserve.serving.settings import ServerSettings
+from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.store import ModelStore
 
-SERVER_NAME = "hlserve"
-PLATFORM = "onnxruntime_onnx"
-# Triton's names for what we offer beyond the six calls; only what is there.
-EXTENSIONS = ("binary_tensor_data",)
+_NO_CONTROL = "model control is none on this server, so models are not loaded or unloaded by call"
 
 
 @dataclass(frozen=True, slots=True)
-class ServerMetadata:
-    """Who answers."""
-
-    name: str = SERVER_NAME
-    version: str = __version__
-    extensions: tuple[str, ...] = EXTENSIONS
-
-
-@dataclass(frozen=True, slots=True)
-class ModelMetadata:
-    """What a model takes and gives.
-
-    Attributes:
-        name: the model.
-        versions: those that answer, ascending.
-        inputs: -1 where a dimension varies.
-        outputs: -1 where a dimension varies.
-        properties: facts as text: ``class_labels``, ``units`` and ``frontend`` as JSON, ``task``,
-            ``sha256``.
-        platform: Triton's name for an ONNX file in ONNX Runtime.
-    """
+class ModelIndex:
+    """One version in the repository: Triton's ``state`` and, where it does not answer, why."""
 
     name: str
-    versions: tuple[str, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    properties: Mapping[str, str] = field(default_factory=dict)
-    platform: str = PLATFORM
+    version: str
+    state: str
+    reason: str = ""
 
 
 class DataPlane:
@@ -63,10 +54,21 @@ class DataPlane:
 
     Args:
         store: the models.
+        shared_memory: regions that requests may name; None: shared memory is off.
+        settings: what can be asked and changed while it runs; None: the defaults.
     """
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        *,
+        shared_memory: SharedMemory | None = None,
+        settings: ServerSettings | None = None,
+    ) -> None:
         self._store = store
+        self.shared_memory = shared_memory or SharedMemory()
+        self.settings = settings or ServerSettings()
+        self.readiness = Readiness(self.server_ready)
         self._is_draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -94,7 +96,9 @@ class DataPlane:
 
     def server_metadata(self) -> ServerMetadata:
         """Who answers, and which extensions it has."""
-        return ServerMetadata()
+        return describe_server(
+            has_shared_memory=self.shared_memory.is_on, can_trace=self.settings.can_trace
+        )
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
         """What a model takes and gives.
@@ -104,15 +108,93 @@ class DataPlane:
             ModelNotReadyError: it is loading or failed.
             InvalidRequestError: ``version`` is not a version number.
         """
-        model = self._store.get(name, version)
-        units = _units(model)
-        return ModelMetadata(
-            name=name,
-            versions=tuple(str(number) for number in self._store.versions(name)),
-            inputs=tuple(_spec(tensor, units) for tensor in model.session.inputs),
-            outputs=tuple(_spec(tensor, units) for tensor in model.session.outputs),
-            properties=_properties(model, units),
-        )
+        return describe_model(self._store.get(name, version), self._store.versions(name))
+
+    def model_config(self, name: str, version: str) -> model_config.ModelConfig:
+        """How a model is served, defaults filled in.
+
+        Raises:
+            NotFoundError: no such model or version.
+            ModelNotReadyError: it is loading or failed.
+            InvalidRequestError: ``version`` is not a version number.
+        """
+        return served_config(self._store.get(name, version))
+
+    def statistics(self, name: str, version: str) -> list[ServedModel]:
+        """The versions whose record is asked for; without a name all, without a version each.
+
+        Raises:
+            NotFoundError: no such model or version.
+            ModelNotReadyError: the version is loading or failed.
+            InvalidRequestError: ``version`` is not a version number, or came without a name.
+        """
+        if not name and version:
+            raise InvalidRequestError(f"version {version!r} came without a model name")
+        if version:
+            return [self._store.get(name, version)]
+        names = [name] if name else self._store.names()
+        return [
+            self._store.get(each, str(number))
+            for each in names
+            for number in self._store.versions(each)
+        ]
+
+    def repository_index(self, ready_only: bool) -> list[ModelIndex]:
+        """Every model, with those versions that answer."""
+        index = []
+        for name in self._store.names():
+            versions = self._store.versions(name)
+            index += [ModelIndex(name, str(number), "READY") for number in versions]
+            if not versions and not ready_only:
+                index.append(ModelIndex(name, "", "UNAVAILABLE", self._why_not_ready(name)))
+        return index
+
+    def _why_not_ready(self, name: str) -> str:
+        try:
+            self._store.get(name)
+        except ModelNotReadyError as error:
+            return str(error)
+        return ""
+
+    async def load_model(self, name: str, config: str | None, files: Mapping[str, bytes]) -> None:
+        """Loads a model, or loads it anew.
+
+        Raises:
+            UnavailableError: models are not loaded by call on this server.
+        """
+        raise UnavailableError(f"model {name!r}: {_NO_CONTROL}")
+
+    async def unload_model(self, name: str, unload_dependents: bool) -> None:
+        """Ends a model.
+
+        Raises:
+            UnavailableError: models are not unloaded by call on this server.
+        """
+        raise UnavailableError(f"model {name!r}: {_NO_CONTROL}")
+
+    def trace_values(self, model: str) -> dict[str, tuple[str, ...]]:
+        """What is traced of a model, or with an empty name of all.
+
+        Raises:
+            NotFoundError: no such model.
+        """
+        self._check_model(model)
+        return self.settings.trace_values(model)
+
+    def change_trace(self, changes: Mapping[str, Sequence[str]], model: str) -> None:
+        """Changes what is traced of a model, or with an empty name of all.
+
+        Raises:
+            NotFoundError: no such model.
+            UnavailableError: this server sends traces nowhere.
+            InvalidRequestError: a setting is unknown, impossible, or cannot be changed.
+        """
+        self._check_model(model)
+        self.settings.change_trace(changes, model)
+
+    def _check_model(self, name: str) -> None:
+        if name:
+            self._store.versions(name)
 
     async def model_infer(self, request: InferRequest) -> InferResponse:
         """Runs a request, joined with others where the model allows it.
@@ -144,7 +226,7 @@ class DataPlane:
             model_name=model.name,
             model_version=str(model.version),
             request_id=request.request_id,
-            outputs={name: outputs[name] for name in wanted},
+            outputs={name: _answer(model, request, name, outputs[name]) for name in wanted},
         )
 
     def health_check(self, service: str) -> bool:
@@ -157,9 +239,18 @@ class DataPlane:
             raise NotFoundError(f"service {service!r} is unknown, expected one of {SERVICES}")
         return self.server_ready()
 
+    def watch_health(self, service: str) -> AsyncGenerator[bool | None]:
+        """What ``health_check`` says, now and at every change; None: no such service.
+
+        Raises:
+            ShuttingDownError: the server ends.
+        """
+        return self.readiness.watch(is_known=not service or service in SERVICES)
+
     def begin_drain(self) -> None:
         """Not ready from here on; requests already taken go on."""
         self._is_draining = True
+        self.readiness.changed()
 
     async def drained(self, timeout_s: float) -> bool:
         """Waits until no request is in flight; False if some still are after ``timeout_s``."""
@@ -186,27 +277,13 @@ def deadline_after(remaining_s: float | None) -> float | None:
     return None if remaining_s is None else time.monotonic() + remaining_s
 
 
-def _units(model: ServedModel) -> dict[str, str]:
-    if model.metadata is None:
-        return {}
-    specs = (*model.metadata.inputs, *model.metadata.outputs)
-    return {spec.name: spec.units for spec in specs if spec.units is not None}
-
-
-def _spec(tensor: TensorInfo, units: Mapping[str, str]) -> TensorSpec:
-    return TensorSpec(tensor.name, tensor.datatype.name, tensor.shape, units.get(tensor.name))
-
-
-def _properties(model: ServedModel, units: Mapping[str, str]) -> dict[str, str]:
-    if model.metadata is None:
-        return {}
-    properties = {"sha256": model.metadata.sha256}
-    if model.metadata.task is not None:
-        properties["task"] = model.metadata.task
-    if model.metadata.class_labels is not None:
-        properties["class_labels"] = json.dumps(model.metadata.class_labels, ensure_ascii=False)
-    if units:
-        properties["units"] = json.dumps(units, ensure_ascii=False)
-    if model.metadata.frontend is not None:
-        properties["frontend"] = json.dumps(model.metadata.frontend, ensure_ascii=False)
-    return properties
+def _answer(model: ServedModel, request: InferRequest, name: str, array: Array) -> Array:
+    """An output's values, or its top classes where they were asked for."""
+    count = request.classifications.get(name)
+    if not count:
+        return array
+    labels = None if model.metadata is None else model.metadata.class_labels
+    try:
+        return classify(array, count, labels=labels, has_rows=model.joins)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{model.label}: output {name!r}: {error}") from error

@@ -21,8 +21,12 @@ class InferRequest:
         model_version: as written by the client; empty: the latest.
         outputs: the outputs wanted, in the order wanted; empty: all, in the model's order.
         request_id: comes back unchanged.
-        parameters: the client's own; the server acts on none of them yet.
+        classifications: how many of the top classes to answer instead of values, by output name.
+        parameters: the client's own; the server acts on none of them.
         deadline_s: on the event loop's clock; None: the client waits for ever.
+        priority: 1 is the highest level; 0: the model's default.
+        timeout_us: the longest wait in the queue, where the model's policy lets a request say;
+            0: the policy's.
     """
 
     model_name: str
@@ -30,8 +34,11 @@ class InferRequest:
     model_version: str = ""
     outputs: tuple[str, ...] = ()
     request_id: str = ""
+    classifications: Mapping[str, int] = field(default_factory=dict)
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     deadline_s: float | None = None
+    priority: int = 0
+    timeout_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,15 @@ def wait_until_busy(process: subprocess.Popen[str], idle: int) -> None:
 
 
 def test_everything_can_be_said_in_the_environment(root: Path) -> None:
-    environment = {"HLSERVE_MODELS": str(root), "HLSERVE_PORT": "0", "HLSERVE_LOG_LEVEL": "error"}
-    with served(**environment) as (process, address):
+    environment = {
+        "HLSERVE_MODELS": str(root),
+        "HLSERVE_PORT": "0",
+        "HLSERVE_LOG_LEVEL": "error",
+        "HLSERVE_SYSTEM_SHARED_MEMORY": "true",
+    }
+    with served(**environment) as (process, address), InferenceClient(address) as client:
         assert run(cli, ["health", address]) == 0
+        assert "system_shared_memory" in client.server_metadata().extensions
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 0
         assert run(cli, ["health", address, "--timeout-s", "2"]) == 1

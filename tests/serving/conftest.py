@@ -21,6 +21,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models.put(root, "time_major", models.time_major())
     models.put(root, "fixed_batch", models.fixed_batch())
     models.put(root, "limited", models.mlp(), config={"max_batch_size": 4})
+    models.put(root, "slow", models.slow())
     models.put(root, "corrupt", b"<html>not found</html>")
     return root
 

@@ -107,14 +107,47 @@ def too_many_rows() -> Request:
     return request
 
 
+def set_parameter(name: str, **value: Any) -> Callable[[], Request]:
+    return changed(
+        lambda request: request.parameters[name].MergeFrom(inference.InferParameter(**value))
+    )
+
+
+def set_classes(**value: Any) -> Callable[[], Request]:
+    def change(request: Request) -> None:
+        parameters = request.outputs.add(name="logits").parameters
+        parameters["classification"].MergeFrom(inference.InferParameter(**value))
+
+    return changed(change)
+
+
+def classes_of_text() -> Request:
+    request = tensor("identity_BYTES", "BYTES", [1, 1], b"\1\0\0\0a")()
+    request.outputs.add(name="y").parameters["classification"].int64_param = 1
+    return request
+
+
+def extra_input(request: Request) -> None:
+    request.inputs.add(name="more", datatype="FP32", shape=[1])
+    request.raw_input_contents.append(b"\0" * 4)
+
+
 INVALID, MISSING = "INVALID_ARGUMENT", "NOT_FOUND"
 LONG = "x" * 10_000
+PARAMETER = inference.InferParameter(bool_param=True)
 
 CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     # who
     "no model name": (set_field(model_name=""), MISSING, "model '' is not in"),
     "unknown model": (set_field(model_name="absent"), MISSING, "model 'absent' is not in"),
     "blank model name": (set_field(model_name="\t"), MISSING, r"model '\t' is not in"),
+    "space as model name": (set_field(model_name=" "), MISSING, "model ' ' is not in"),
+    "newline as model name": (set_field(model_name="\n"), MISSING, r"model '\n' is not in"),
+    "return as model name": (set_field(model_name="\r"), MISSING, r"model '\r' is not in"),
+    "form feed as model name": (set_field(model_name="\f"), MISSING, r"model '\x0c' is not in"),
+    "vertical tab as model name": (set_field(model_name="\v"), MISSING, r"model '\x0b' is not in"),
+    "path out of the root": (set_field(model_name="../../etc/passwd"), MISSING, "is not in"),
+    "three dots": (set_field(model_name="..."), MISSING, "model '...' is not in"),
     "path as model name": (set_field(model_name="../mlp"), MISSING, "model '../mlp' is not in"),
     "path inside a name": (set_field(model_name="a/../mlp"), MISSING, "is not in"),
     "two dots": (set_field(model_name=".."), MISSING, "model '..' is not in"),
@@ -132,6 +165,7 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     # names of tensors
     "no inputs": (lambda: Request(model_name="mlp"), INVALID, "missing ['input']"),
     "one input missing": (only_one_of_two, INVALID, "expected the inputs ['a', 'b'], got ['a']"),
+    "one input too many": (changed(extra_input), INVALID, "unexpected ['more']"),
     "wrong case of an input": (set_input(name="Input"), INVALID, "unexpected ['Input']"),
     "input twice": (changed(duplicate), INVALID, "model 'mlp': input 'input' already exists"),
     "unknown output": (add_output("nope"), INVALID, "unknown output 'nope', expected one of ["),
@@ -179,7 +213,7 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "raw and typed": (
         changed(lambda request: request.inputs[0].contents.fp32_contents.extend([0.0] * 16)),
         INVALID,
-        "has typed contents beside raw entries",
+        "has typed contents beside raw entries or shared memory",
     ),
     "BOOL of two": (
         tensor("identity_BOOL", "BOOL", [1, 2], b"\1\2"),
@@ -233,6 +267,21 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
         INVALID,
         "FP16 has no typed contents, send it raw",
     ),
+    "BF16 typed": (
+        typed("identity_BF16", "BF16", [1, 1], fp32_contents=[1]),
+        INVALID,
+        "BF16 has no typed contents, send it raw",
+    ),
+    "too few values": (
+        typed("identity_FP32", "FP32", [1, 2], fp32_contents=[1]),
+        INVALID,
+        "fp32_contents holds 1 values, expected 2",
+    ),
+    "INT8 of -129": (
+        typed("identity_INT8", "INT8", [1, 1], int_contents=[-129]),
+        INVALID,
+        "value -129 is outside INT8",
+    ),
     "INT8 of 300": (
         typed("identity_INT8", "INT8", [1, 2], int_contents=[1, 300]),
         INVALID,
@@ -261,7 +310,92 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
             )
         ),
         "UNIMPLEMENTED",
-        "tensor 'input': shared_memory_region is not offered",
+        "input 'input': shared memory is off on this server",
+    ),
+    "priority of a wrong kind": (
+        set_parameter("priority", string_param="1"),
+        INVALID,
+        "model 'mlp': parameter 'priority' is '1', expected an integer from 0 to 4294967295",
+    ),
+    "priority below zero": (
+        set_parameter("priority", int64_param=-1),
+        INVALID,
+        "parameter 'priority' is -1, expected an integer from 0",
+    ),
+    "priority as a bool": (
+        set_parameter("priority", bool_param=True),
+        INVALID,
+        "parameter 'priority' is True, expected an integer",
+    ),
+    "timeout below zero": (
+        set_parameter("timeout", int64_param=-1),
+        INVALID,
+        "parameter 'timeout' is -1, expected an integer from 0",
+    ),
+    "timeout past 63 bits": (
+        set_parameter("timeout", uint64_param=2**63),
+        INVALID,
+        "parameter 'timeout' is 9223372036854775808",
+    ),
+    "timeout of a wrong kind": (
+        set_parameter("timeout", double_param=1.5),
+        INVALID,
+        "parameter 'timeout' is 1.5, expected an integer",
+    ),
+    "a sequence": (
+        set_parameter("sequence_id", int64_param=7),
+        "UNIMPLEMENTED",
+        "model 'mlp' is no sequence model, so it takes no parameter 'sequence_id'",
+    ),
+    "a sequence by text": (
+        set_parameter("sequence_id", string_param="mine"),
+        "UNIMPLEMENTED",
+        "it takes no parameter 'sequence_id'",
+    ),
+    "a sequence's end without a start": (
+        set_parameter("sequence_end", bool_param=True),
+        "UNIMPLEMENTED",
+        "it takes no parameter 'sequence_end'",
+    ),
+    "sequence start of a wrong kind": (
+        set_parameter("sequence_start", int64_param=1),
+        INVALID,
+        "parameter 'sequence_start' is 1, expected a bool",
+    ),
+    "sequence id of a wrong kind": (
+        set_parameter("sequence_id", bool_param=True),
+        INVALID,
+        "parameter 'sequence_id' is True, expected an integer or a string",
+    ),
+    "unknown triton parameter": (
+        set_parameter("triton_magic", bool_param=True),
+        INVALID,
+        "unknown parameter 'triton_magic': names that begin with 'triton_' are reserved",
+    ),
+    "final response of a wrong kind": (
+        set_parameter("triton_enable_empty_final_response", string_param="yes"),
+        INVALID,
+        "'triton_enable_empty_final_response' is 'yes', expected a bool",
+    ),
+    "more than 10,000 parameters": (
+        changed(lambda r: [r.parameters[f"p{n}"].MergeFrom(PARAMETER) for n in range(10_001)]),
+        INVALID,
+        "model 'mlp': 10001 parameters came, expected at most 10000",
+    ),
+    "classes below zero": (
+        set_classes(int64_param=-1),
+        INVALID,
+        "model 'mlp': output 'logits': parameter 'classification' is -1, expected an integer",
+    ),
+    "classes of a wrong kind": (
+        set_classes(string_param="2"),
+        INVALID,
+        "parameter 'classification' is '2', expected an integer",
+    ),
+    "classes of text": (
+        classes_of_text,
+        INVALID,
+        "model 'identity_BYTES' version 1: output 'y': its values are no numbers",
     ),
     # the message itself
     "garbage": (lambda: b"\xff" * 40, INVALID, "not a valid inference.ModelInferRequest (40 bytes"),
@@ -283,8 +417,9 @@ def lookup_request(index: int) -> Request:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_request_gets_its_status_and_the_server_goes_on(
-    channel: grpc.Channel, case: str
+    channel: grpc.Channel, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     make, status, words = CASES[case]
     with pytest.raises(grpc.RpcError) as caught:
         send(channel, make())
@@ -292,7 +427,30 @@ def test_a_bad_request_gets_its_status_and_the_server_goes_on(
     assert (caught.value.code().name, words in details) == (status, True), details
     assert "Traceback" not in details
     assert "/onnxruntime_src" not in details
+    assert len(caplog.records) <= 1
+    assert all(record.exc_info is None for record in caplog.records)
     assert len(send(channel, good()).outputs) == 2
+
+
+HARMLESS = {
+    "no priority": ("priority", {"uint64_param": 0}),
+    "no timeout": ("timeout", {"int64_param": 0}),
+    "a long timeout": ("timeout", {"int64_param": 2**63 - 1}),
+    "no sequence": ("sequence_id", {"int64_param": 0}),
+    "no sequence by text": ("sequence_id", {"string_param": ""}),
+    "no start": ("sequence_start", {"bool_param": False}),
+    "a bool": ("mine", {"bool_param": True}),
+    "an integer": ("mine", {"int64_param": -5}),
+    "an unsigned integer": ("mine", {"uint64_param": 2**64 - 1}),
+    "a number": ("mine", {"double_param": 0.5}),
+    "a text": ("mine", {"string_param": "ž"}),
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_parameters_without_effect_are_taken(channel: grpc.Channel, case: str) -> None:
+    name, value = HARMLESS[case]
+    assert len(send(channel, set_parameter(name, **value)()).outputs) == 2
 
 
 def test_harmless_parameters_are_taken(channel: grpc.Channel) -> None:
