@@ -12,13 +12,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hlserve import __version__
-from hlserve.errors import InferenceError, InvalidRequestError, NotFoundError, ShuttingDownError
+from hlserve.errors import (
+    InferenceError,
+    InvalidRequestError,
+    NotFoundError,
+    ShuttingDownError,
+    UnavailableError,
+)
 from hlserve.repository import TensorSpec
 from hlserve.rpcs import SERVICES
 from hlserve.serving.checks import check_request
+from hlserve.serving.config import ControlMode
 from hlserve.serving.model import ServedModel
+from hlserve.serving.overrides import make_overrides
 from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.session import TensorInfo
+from hlserve.serving.states import ModelState
 from hlserve.serving.store import ModelStore
 
 SERVER_NAME = "hlserve"
@@ -63,10 +72,12 @@ class DataPlane:
 
     Args:
         store: the models.
+        control: who says which are loaded.
     """
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(self, store: ModelStore, control: ControlMode = "none") -> None:
         self._store = store
+        self._control = control
         self._is_draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -133,7 +144,8 @@ class DataPlane:
         wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
         self._begin()
         try:
-            outputs = await model.batcher.infer(request.inputs, wanted, request.deadline_s)
+            with model.uses:
+                outputs = await model.batcher.infer(request.inputs, wanted, request.deadline_s)
         except InferenceError as error:
             raise InferenceError(f"{model.label}: {error}") from error
         except InvalidRequestError as error:
@@ -146,6 +158,43 @@ class DataPlane:
             request_id=request.request_id,
             outputs={name: outputs[name] for name in wanted},
         )
+
+    def repository_index(self, ready_only: bool = False) -> tuple[ModelState, ...]:
+        """Every model and version, whether it answers and, where it does not, why."""
+        return self._store.index(ready_only=ready_only)
+
+    async def load_model(
+        self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Loads a model, or loads it anew without a gap; it answers when this returns.
+
+        Args:
+            name: the model.
+            config: a ModelConfig as JSON in place of the one on disk.
+            files: content by ``file:<version>/<file>``, in place of the files on disk.
+
+        Raises:
+            UnavailableError: the server's control mode is another.
+            ModelNotFoundError: there is no such model.
+            InvalidRequestError: an override is malformed.
+            ModelFileError: a version failed; a model that answered before still does.
+        """
+        self._check_explicit()
+        await self._store.load(name, make_overrides(config, files or {}))
+
+    async def unload_model(self, name: str, unload_dependents: bool = False) -> None:
+        """Takes no new request for a model; those in flight finish.
+
+        Args:
+            name: the model.
+            unload_dependents: without meaning here, as there are no ensembles.
+
+        Raises:
+            UnavailableError: the server's control mode is another.
+            ModelNotFoundError: there is no such model.
+        """
+        self._check_explicit()
+        await self._store.unload(name)
 
     def health_check(self, service: str) -> bool:
         """Whether a gRPC service, or with an empty name the whole server, takes requests.
@@ -170,6 +219,19 @@ class DataPlane:
         except TimeoutError:
             return False
         return True
+
+    def _check_explicit(self) -> None:
+        if self._is_draining:
+            raise ShuttingDownError("the server is shutting down and loads nothing")
+        if self._control == "poll":
+            raise UnavailableError(
+                "explicit model load / unload is not allowed if polling is enabled"
+            )
+        if self._control != "explicit":
+            raise UnavailableError(
+                "explicit model load / unload is not allowed: the server runs without "
+                "--model-control explicit"
+            )
 
     def _begin(self) -> None:
         self._in_flight += 1
