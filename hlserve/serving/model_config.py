@@ -118,6 +118,7 @@ def _parse(source: ConfigText) -> model_config.ModelConfig:
 def _parse_reason(error: Exception) -> str:
     """The parser's message without our message class and the list of all fields; with the line."""
     text = _NO_FIELD.sub("unknown field", str(error) or type(error).__name__)
+    text = text.replace('"inference.', '"')
     text = text.splitlines()[0].split(" Available Fields")[0].rstrip(" .")
     text = re.sub(r"^(\d+):(\d+) : ", r"line \1, column \2: ", text).replace("'", "'")
     found = _FIELD_NAME.search(text)

@@ -6,20 +6,24 @@ import asyncio
 
 
 class Uses:
-    """A count of requests in flight, kept on the event loop: ``with uses: ...`` around each."""
+    """A count of requests in flight, kept on the event loop: ``with uses: ...`` around each.
+
+    Attributes:
+        count: how many there are now.
+    """
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def __enter__(self) -> None:
-        self._count += 1
+        self.count += 1
         self._idle.clear()
 
     def __exit__(self, *_: object) -> None:
-        self._count -= 1
-        if not self._count:
+        self.count -= 1
+        if not self.count:
             self._idle.set()
 
     async def ended(self) -> None:
