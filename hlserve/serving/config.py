@@ -9,35 +9,12 @@ from typing import Literal
 
 from hlserve.errors import ConfigError
 from hlserve.repository import MODEL_FILE
+from hlserve.serving.batching_config import BatchingConfig as BatchingConfig
 
 ControlMode = Literal["none", "explicit", "poll"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("none", "explicit", "poll")
 
 _MAX_THREADS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BatchingConfig:
-    """How requests to one model are joined.
-
-    Attributes:
-        max_rows: the most rows of one joined run; 1 = join nothing. A single larger request
-            runs alone.
-        max_queue_delay_s: how long the first row waits for company; 0: until the loop turn ends.
-        max_queue_rows: waiting rows beyond which requests are refused.
-    """
-
-    max_rows: int = 64
-    max_queue_delay_s: float = 0.0
-    max_queue_rows: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ConfigError(f"max batch size is {self.max_rows}, expected at least 1")
-        if self.max_queue_delay_s < 0:
-            raise ConfigError(f"max queue delay is {self.max_queue_delay_s} s, expected 0 or more")
-        if self.max_queue_rows < 1:
-            raise ConfigError(f"max queue rows is {self.max_queue_rows}, expected at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,43 +64,6 @@ class ServerConfig:
         if self.drain_timeout_s < 0:
             raise ConfigError(f"drain timeout is {self.drain_timeout_s} s, expected 0 or more")
         check_threads(self.intra_op_threads)
-
-
-@dataclass(frozen=True, slots=True)
-class QueuePolicy:
-    """What becomes of requests that wait.
-
-    Attributes:
-        action: of a request that waited longer than its timeout: ``reject`` it, or ``delay`` it
-            behind all that have not.
-        default_timeout_s: None: no bound.
-        allow_timeout_override: whether a request's own timeout may shorten the default.
-        max_requests: waiting requests beyond which new ones are refused; None: no bound.
-    """
-
-    action: Literal["reject", "delay"] = "reject"
-    default_timeout_s: float | None = None
-    allow_timeout_override: bool = False
-    max_requests: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulingConfig:
-    """What a model's dynamic_batching says beyond rows and delay.
-
-    Attributes:
-        preferred_rows: sizes of a run to wait for, ascending; empty: none is preferred.
-        priority_levels: 1 is the highest; 0: requests have no priorities.
-        default_priority: of a request that names none.
-        default_policy: where ``policies`` has no row for a level.
-        policies: by priority level.
-    """
-
-    preferred_rows: tuple[int, ...] = ()
-    priority_levels: int = 0
-    default_priority: int = 0
-    default_policy: QueuePolicy = field(default_factory=QueuePolicy)
-    policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +132,7 @@ class ModelConfig:
     Attributes:
         batching: how its requests are joined.
         intra_op_threads: threads of one run; 0 = a thread a core.
+        instances: how many runs may go on at once (Triton's instance_group.count).
         max_request_rows: the most rows one request may bring, where max_batch_size says so; then
             declared dims have no batch axis. None: no bound.
         latest_versions: how many of the newest versions to serve; None: all.
@@ -199,7 +140,6 @@ class ModelConfig:
         model_file: in each version's folder.
         provider: where it runs.
         spins: whether idle intra-op threads spin: a core each, for some microseconds less.
-        scheduling: priorities, preferred sizes, queue policies.
         inputs: those declared; all of the graph's, or none.
         outputs: those declared are those answered; none: all of the graph's.
         warm_ups: runs before it takes requests; none: with made-up rows.
@@ -207,13 +147,13 @@ class ModelConfig:
 
     batching: BatchingConfig
     intra_op_threads: int
+    instances: int = 1
     max_request_rows: int | None = None
     latest_versions: int | None = 1
     specific_versions: tuple[int, ...] = ()
     model_file: str = MODEL_FILE
     provider: ProviderConfig = field(default_factory=ProviderConfig)
     spins: bool = False
-    scheduling: SchedulingConfig = field(default_factory=SchedulingConfig)
     inputs: tuple[DeclaredTensor, ...] = ()
     outputs: tuple[DeclaredTensor, ...] = ()
     warm_ups: tuple[WarmUp, ...] = ()

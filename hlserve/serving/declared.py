@@ -9,7 +9,8 @@ from pathlib import Path
 from hlserve.errors import ConfigError
 from hlserve.pb.messages import model_config
 from hlserve.repository import MODEL_FILE
-from hlserve.serving.config import DeclaredTensor, ModelConfig, ProviderConfig
+from hlserve.serving.batching_config import BatchingConfig
+from hlserve.serving.config import DeclaredTensor, ModelConfig
 from hlserve.serving.datatype_names import datatype_number
 from hlserve.serving.model_config import BACKEND, PLATFORM
 from hlserve.serving.session import Session, TensorInfo
@@ -117,9 +118,9 @@ def full_config(
             label_filename=label_files.get(tensor.name, ""),
         )
     _add_version_policy(message, config)
-    _add_instance_group(message, name, config.provider)
+    _add_instance_group(message, config)
     if joins:
-        _add_batching(message, config)
+        _add_batching(message, config.batching)
     _add_parameters(message, config)
     _add_warm_ups(message, config)
     message.model_transaction_policy.decoupled = False
@@ -191,10 +192,9 @@ def _add_version_policy(message: model_config.ModelConfig, config: ModelConfig) 
         message.version_policy.latest.num_versions = config.latest_versions
 
 
-def _add_instance_group(
-    message: model_config.ModelConfig, name: str, provider: ProviderConfig
-) -> None:
-    group = message.instance_group.add(name=name, count=1)
+def _add_instance_group(message: model_config.ModelConfig, config: ModelConfig) -> None:
+    provider = config.provider
+    group = message.instance_group.add(name=message.name, count=config.instances)
     on_gpu = provider.name != "cpu"
     group.kind = group.KIND_GPU if on_gpu else group.KIND_CPU
     if on_gpu:
@@ -204,20 +204,24 @@ def _add_instance_group(
         accelerator.parameters.update(provider.options)
 
 
-def _add_batching(message: model_config.ModelConfig, config: ModelConfig) -> None:
-    scheduling = config.scheduling
+def _add_batching(message: model_config.ModelConfig, config: BatchingConfig) -> None:
     batching = message.dynamic_batching
-    batching.max_queue_delay_microseconds = round(config.batching.max_queue_delay_s * 1e6)
-    batching.preferred_batch_size.extend(scheduling.preferred_rows)
-    batching.priority_levels = scheduling.priority_levels
-    batching.default_priority_level = scheduling.default_priority
-    policies = [(batching.default_queue_policy, scheduling.default_policy)]
-    policies += [(batching.priority_queue_policy[k], p) for k, p in scheduling.policies.items()]
+    batching.max_queue_delay_microseconds = round(config.max_queue_delay_s * 1e6)
+    batching.preferred_batch_size.extend(config.preferred_rows)
+    batching.preserve_ordering = config.preserve_ordering
+    batching.priority_levels = config.priority_levels
+    batching.default_priority_level = config.default_priority_level
+    policies = [(batching.default_queue_policy, config.queue_policy)]
+    policies += [
+        (batching.priority_queue_policy[level], policy)
+        for level, policy in config.priority_queue_policies.items()
+    ]
     for target, policy in policies:
-        target.timeout_action = target.DELAY if policy.action == "delay" else target.REJECT
-        target.default_timeout_microseconds = round((policy.default_timeout_s or 0) * 1e6)
+        is_delayed = policy.timeout_action == "DELAY"
+        target.timeout_action = target.DELAY if is_delayed else target.REJECT
+        target.default_timeout_microseconds = round(policy.default_timeout_s * 1e6)
         target.allow_timeout_override = policy.allow_timeout_override
-        target.max_queue_size = policy.max_requests or 0
+        target.max_queue_size = policy.max_queue_size
 
 
 def _add_parameters(message: model_config.ModelConfig, config: ModelConfig) -> None:

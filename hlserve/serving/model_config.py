@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf import json_format, text_format
@@ -16,13 +16,11 @@ from google.protobuf import json_format, text_format
 from hlserve.errors import ConfigError
 from hlserve.pb.messages import model_config
 from hlserve.repository import MODEL_FILE, is_model_name
+from hlserve.serving.batching_config import BatchingConfig, QueuePolicy
 from hlserve.serving.config import (
-    BatchingConfig,
     DeclaredTensor,
     ModelConfig,
     ProviderConfig,
-    QueuePolicy,
-    SchedulingConfig,
     ServerConfig,
     WarmUp,
     WarmUpInput,
@@ -139,16 +137,10 @@ def _typed(name: str, message: model_config.ModelConfig, defaults: ServerConfig)
     latest_versions, specific_versions = _version_policy(message)
     threads = parameters.integer("intra_op_thread_count", defaults.intra_op_threads)
     check_threads(threads)
-    delay_s = defaults.batching.max_queue_delay_s
-    if message.HasField("dynamic_batching"):
-        delay_s = message.dynamic_batching.max_queue_delay_microseconds / 1e6
     return ModelConfig(
-        batching=BatchingConfig(
-            max_rows=message.max_batch_size or defaults.batching.max_rows,
-            max_queue_delay_s=delay_s,
-            max_queue_rows=parameters.integer("max_queue_rows", defaults.batching.max_queue_rows),
-        ),
+        batching=_batching(message, parameters, defaults.batching),
         intra_op_threads=threads,
+        instances=_instances(message),
         max_request_rows=message.max_batch_size or None,
         latest_versions=latest_versions,
         specific_versions=specific_versions,
@@ -156,7 +148,6 @@ def _typed(name: str, message: model_config.ModelConfig, defaults: ServerConfig)
         or MODEL_FILE,
         provider=_provider(message, defaults.provider),
         spins=parameters.integer("session.intra_op.allow_spinning", 0, largest=1) == 1,
-        scheduling=_scheduling(message),
         inputs=_declared("input", message.input),
         outputs=_declared("output", message.output),
         warm_ups=tuple(_warm_up(warm_up) for warm_up in message.model_warmup),
@@ -251,11 +242,6 @@ def _device(message: model_config.ModelConfig) -> tuple[bool | None, int | None]
     kind = type(group).Kind.Name(group.kind)
     if kind == "KIND_MODEL":
         raise ConfigError("instance_group.kind is KIND_MODEL, expected KIND_CPU or KIND_GPU")
-    if group.count not in (0, 1):
-        raise ConfigError(
-            f"instance_group.count is {group.count}, expected 1: one session serves all requests; "
-            "several processes share the load with --processes"
-        )
     if len(group.gpus) > 1 or min(group.gpus, default=0) < 0:
         raise ConfigError(f"instance_group.gpus is {list(group.gpus)}, expected one device number")
     if kind == "KIND_CPU" and group.gpus:
@@ -266,40 +252,46 @@ def _device(message: model_config.ModelConfig) -> tuple[bool | None, int | None]
     return kind != "KIND_CPU", device
 
 
-def _scheduling(message: model_config.ModelConfig) -> SchedulingConfig:
-    batching = message.dynamic_batching
-    preferred = tuple(sorted(set(batching.preferred_batch_size)))
-    if preferred and preferred[0] < 1:
-        raise ConfigError(f"preferred_batch_size has {preferred[0]}, expected 1 or more")
-    if preferred and message.max_batch_size and preferred[-1] > message.max_batch_size:
-        raise ConfigError(
-            f"preferred_batch_size has {preferred[-1]}, expected at most max_batch_size, "
-            f"{message.max_batch_size}"
-        )
-    levels, default = batching.priority_levels, batching.default_priority_level
-    if levels and not 1 <= default <= levels:
-        raise ConfigError(f"default_priority_level is {default}, expected 1 to {levels}")
-    if default and not levels:
-        raise ConfigError(f"default_priority_level is {default}, and priority_levels is not set")
-    outside = [level for level in batching.priority_queue_policy if not 1 <= level <= levels]
-    if outside:
-        raise ConfigError(f"priority_queue_policy has level {outside[0]}, expected 1 to {levels}")
-    return SchedulingConfig(
-        preferred_rows=preferred,
-        priority_levels=levels,
-        default_priority=default,
-        default_policy=_queue_policy(batching.default_queue_policy),
-        policies={k: _queue_policy(p) for k, p in batching.priority_queue_policy.items()},
+def _instances(message: model_config.ModelConfig) -> int:
+    count = message.instance_group[0].count if message.instance_group else 0
+    if count < 0:
+        raise ConfigError(f"instance_group.count is {count}, expected 1 or more")
+    return count or 1
+
+
+def _batching(
+    message: model_config.ModelConfig, parameters: _Parameters, defaults: BatchingConfig
+) -> BatchingConfig:
+    config = replace(
+        defaults,
+        max_rows=message.max_batch_size or defaults.max_rows,
+        max_queue_rows=parameters.integer("max_queue_rows", defaults.max_queue_rows),
+    )
+    if not message.HasField("dynamic_batching"):
+        return config
+    stated = message.dynamic_batching
+    return replace(
+        config,
+        preferred_rows=tuple(sorted(set(stated.preferred_batch_size))),
+        max_queue_delay_s=stated.max_queue_delay_microseconds / 1e6,
+        priority_levels=stated.priority_levels,
+        default_priority_level=stated.default_priority_level,
+        queue_policy=_queue_policy(stated.default_queue_policy)
+        if stated.HasField("default_queue_policy")
+        else defaults.queue_policy,
+        priority_queue_policies={
+            level: _queue_policy(policy) for level, policy in stated.priority_queue_policy.items()
+        },
+        preserve_ordering=stated.preserve_ordering,
     )
 
 
 def _queue_policy(message: model_config.ModelQueuePolicy) -> QueuePolicy:
-    timeout_us = message.default_timeout_microseconds
     return QueuePolicy(
-        action="delay" if message.timeout_action else "reject",
-        default_timeout_s=timeout_us / 1e6 if timeout_us else None,
+        timeout_action="DELAY" if message.timeout_action == message.DELAY else "REJECT",
+        default_timeout_s=message.default_timeout_microseconds / 1e6,
         allow_timeout_override=message.allow_timeout_override,
-        max_requests=message.max_queue_size or None,
+        max_queue_size=message.max_queue_size,
     )
 
 

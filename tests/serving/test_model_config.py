@@ -6,11 +6,11 @@ import pytest
 
 from hlserve.errors import ConfigError, ModelFileError
 from hlserve.repository import Repository
+from hlserve.serving.batching_config import QueuePolicy
 from hlserve.serving.config import (
     DeclaredTensor,
     ModelConfig,
     ProviderConfig,
-    QueuePolicy,
     ServerConfig,
     WarmUpInput,
 )
@@ -32,7 +32,7 @@ def test_a_config_as_triton_writes_it_is_read_whole() -> None:
         default_model_filename: "net.onnx"
         input [ { name: "x" data_type: TYPE_FP32 format: FORMAT_NCHW dims: [ 3, -1, 224 ] } ]
         output [ { name: "y" data_type: TYPE_STRING dims: 10 label_filename: "labels.txt" } ]
-        instance_group [ { kind: KIND_GPU count: 1 gpus: [ 1 ] } ]
+        instance_group [ { kind: KIND_GPU count: 2 gpus: [ 1 ] } ]
         version_policy { specific { versions: [ 1, 3 ] } }
         dynamic_batching {
           preferred_batch_size: [ 8, 4 ]
@@ -58,10 +58,12 @@ def test_a_config_as_triton_writes_it_is_read_whole() -> None:
     assert config.outputs == (DeclaredTensor("y", "BYTES", (10,), "labels.txt"),)
     assert config.provider == ProviderConfig("tensorrt", 1, {"trt_fp16_enable": "1"})
     assert (config.intra_op_threads, config.spins) == (3, True)
-    scheduling = config.scheduling
-    assert (scheduling.preferred_rows, scheduling.priority_levels) == ((4, 8), 2)
-    assert scheduling.default_policy == QueuePolicy("delay", 0.005)
-    assert scheduling.policies == {1: QueuePolicy(allow_timeout_override=True, max_requests=7)}
+    batching = config.batching
+    assert (batching.preferred_rows, batching.max_queue_delay_s) == ((4, 8), 0.00025)
+    assert (batching.priority_levels, batching.default_priority_level) == (2, 2)
+    assert batching.queue_policy == QueuePolicy("DELAY", 0.005, allow_timeout_override=False)
+    assert batching.priority_queue_policies == {1: QueuePolicy(max_queue_size=7)}
+    assert config.instances == 2
     warm_up = config.warm_ups[0]
     assert (warm_up.rows, warm_up.count) == (2, 4)
     assert warm_up.inputs == {"x": WarmUpInput("FP32", (3, 4, 224), "random")}
@@ -118,7 +120,7 @@ BAD_TEXTS = {
     'input { name: "x" reshape { shape: 1 } }': "input 'x': reshape is not offered",
     'input { name: "x" optional: true }': "input 'x': optional inputs are not offered",
     'output { name: "y" label_filename: "/etc/passwd" }': "label_filename is '/etc/passwd'",
-    "instance_group { count: 2 }": "instance_group.count is 2, expected 1",
+    "instance_group { count: -2 }": "instance_group.count is -2, expected 1 or more",
     "instance_group { kind: KIND_MODEL }": "KIND_MODEL, expected KIND_CPU or KIND_GPU",
     "instance_group { kind: KIND_CPU gpus: 0 }": "KIND_CPU and names gpus",
     "instance_group { gpus: 0 gpus: 1 }": "gpus is [0, 1], expected one device",
@@ -129,11 +131,11 @@ BAD_TEXTS = {
     'optimization { execution_accelerators { gpu_execution_accelerator { name: "x" } } }': (
         "gpu_execution_accelerator is 'x'"
     ),
-    "dynamic_batching { preferred_batch_size: 0 }": "preferred_batch_size has 0",
-    "max_batch_size: 4 dynamic_batching { preferred_batch_size: 8 }": "at most max_batch_size, 4",
-    "dynamic_batching { priority_levels: 2 }": "default_priority_level is 0, expected 1 to 2",
-    "dynamic_batching { default_priority_level: 1 }": "priority_levels is not set",
-    "dynamic_batching { priority_queue_policy { key: 1 value { } } }": "has level 1",
+    "dynamic_batching { preferred_batch_size: 0 }": "preferred batch size is 0, expected 1 to 64",
+    "max_batch_size: 4 dynamic_batching { preferred_batch_size: 8 }": "size is 8, expected 1 to 4",
+    "dynamic_batching { priority_levels: 2 }": "default priority level is 0, expected 1 to 2",
+    "dynamic_batching { default_priority_level: 1 }": "level is 1, expected 0 to 0",
+    "dynamic_batching { priority_queue_policy { key: 1 value { } } }": "given for priority 1",
     'parameters { key: "x" value { string_value: "1" } }': "unknown parameter 'x'",
     'parameters { key: "max_queue_rows" value { string_value: "two" } }': "is 'two'",
     'parameters { key: "intra_op_thread_count" value { string_value: "5000" } }': "is 5000",
