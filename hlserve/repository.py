@@ -6,7 +6,7 @@
                             metadata.json        what the version is; never edited
                             golden.safetensors   some inputs with their outputs
                             recipe.lock report/  how it was made
-    <root>/<name>/config.json                    how it is served; optional
+    <root>/<name>/config.json or config.pbtxt    how it is served; optional
 
 A version folder appears whole or not at all, and never changes: publishing again is a new
 number. Names from the network are never joined to a path; only names found on disk are.
@@ -47,6 +47,7 @@ GOLDEN_FILE = "golden.safetensors"
 RECIPE_FILE = "recipe.lock"
 REPORT_DIR = "report"
 CONFIG_FILE = "config.json"
+CONFIG_TEXT_FILE = "config.pbtxt"
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")  # below 2**63: the protocol's clients parse int64
 _MAX_NAME_BYTES = 255  # the file system's bound
@@ -115,7 +116,7 @@ class Repository:
         """
         return sorted(
             int(entry.name)
-            for entry in _entries(self._model_dir(name))
+            for entry in _entries(self.model_dir(name))
             if _VERSION.fullmatch(entry.name) and entry.is_dir() and self._is_inside(entry)
         )
 
@@ -134,21 +135,26 @@ class Repository:
         """What a version says it is; None where it has no metadata.json."""
         return read_metadata(self.version_dir(name, version))
 
-    def config(self, name: str) -> Mapping[str, Any]:
-        """The content of config.json, the JSON form of Triton's ModelConfig; empty if absent.
-
-        Raises:
-            ModelFileError: the file cannot be read or is no JSON object.
-        """
-        path = self._model_dir(name) / CONFIG_FILE
-        if not path.exists():
-            return {}
-        return _read_object(path)
-
-    def _model_dir(self, name: str) -> Path:
+    def model_dir(self, name: str) -> Path:
+        """The folder of a model; ModelNotFoundError where there is no such model."""
         if name not in self.names():
             raise ModelNotFoundError(f"model {name!r} is not in {self.root}")
         return self.root / name
+
+    def config_file(self, name: str) -> Path | None:
+        """The file that says how a model is served; None where it has none.
+
+        Raises:
+            ModelFileError: it has two.
+            ModelNotFoundError: there is no such model.
+        """
+        folder = self.model_dir(name)
+        found = [p for f in (CONFIG_TEXT_FILE, CONFIG_FILE) if (p := folder / f).exists()]
+        if len(found) > 1:
+            raise ModelFileError(
+                f"{folder} holds {CONFIG_TEXT_FILE} and {CONFIG_FILE}, expected one of them"
+            )
+        return found[0] if found else None
 
     def _folders(self) -> list[tuple[str, bool]]:
         folders = [e for e in _entries(self.root) if e.is_dir() and not e.name.startswith(".")]

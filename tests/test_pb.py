@@ -45,6 +45,11 @@ FIELD_NUMBERS = {
     "inference.ModelInferRequest": {"raw_input_contents": 7, "parameters": 4},
     "inference.ModelInferResponse": {"raw_output_contents": 6, "outputs": 5},
     "inference.InferTensorContents": {"bytes_contents": 8, "fp32_contents": 6},
+    "inference.ModelConfig": {"input": 5, "output": 6, "instance_group": 7, "model_warmup": 16},
+    "inference.ModelInput": {"dims": 4, "reshape": 5, "optional": 8},
+    "inference.ModelOutput": {"dims": 3, "label_filename": 4, "reshape": 5},
+    "inference.ModelDynamicBatching": {"priority_levels": 4, "priority_queue_policy": 7},
+    "inference.ModelInstanceGroup": {"count": 2, "gpus": 3, "kind": 4},
 }
 
 

@@ -248,7 +248,7 @@ def test_missing_metadata_golden_and_config_are_no_error(tmp_path: Path) -> None
     (tmp_path / "m" / "1").mkdir(parents=True)
     models = Repository(tmp_path)
     assert models.metadata("m", 1) is None
-    assert models.config("m") == {}
+    assert models.config_file("m") is None
     assert repository.read_golden(tmp_path / "m" / "1") is None
 
 

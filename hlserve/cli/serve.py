@@ -26,6 +26,33 @@ def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
 
 
+def _control_options(command: _Command) -> _Command:
+    """Which models are loaded, and who says so."""
+    for option in (
+        _option(
+            "--poll-interval-s",
+            type=click.FloatRange(0, min_open=True),
+            default=15.0,
+            help="How long --model-control poll waits between two looks.",
+        ),
+        click.option(
+            "--load-model",
+            "load_models",
+            multiple=True,
+            metavar="NAME",
+            help="Loaded at the start with --model-control explicit; may be repeated, '*': all.",
+        ),
+        _option(
+            "--model-control",
+            type=click.Choice(("none", "explicit", "poll")),
+            default="none",
+            help="Who loads models later: nobody, calls, or a look at MODELS_DIR.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(name="serve")
 @click.argument(
     "models", type=click.Path(path_type=Path), envvar="HLSERVE_MODELS", metavar="MODELS_DIR"
@@ -65,6 +92,7 @@ def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     default=False,
     help="Let clients on this machine name regions of /dev/shm to read and write.",
 )
+@_control_options
 @_option("--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr.")
 def command(models: Path, log_level: str, **options: Any) -> int:
     """Serve every model in MODELS_DIR over gRPC (Open Inference Protocol v2).
@@ -79,7 +107,7 @@ def command(models: Path, log_level: str, **options: Any) -> int:
       HLSERVE_HOST=0.0.0.0 hlserve serve models
     """  # noqa: D301 - click's mark for a block that keeps its lines
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
-    from hlserve.serving.config import BatchingConfig, ServerConfig
+    from hlserve.serving.config import BatchingConfig, ControlConfig, ServerConfig
     from hlserve.serving.server import serve
 
     config = ServerConfig(
@@ -95,6 +123,11 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         intra_op_threads=options["intra_op_threads"],
         drain_timeout_s=options["drain_timeout_s"],
         shared_memory=options["system_shared_memory"],
+        control=ControlConfig(
+            mode=options["model_control"],
+            load_models=options["load_models"],
+            poll_interval_s=options["poll_interval_s"],
+        ),
     )
 
     def on_ready(server: Server) -> None:

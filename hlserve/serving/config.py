@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from google.protobuf import json_format
+from typing import Literal
 
 from hlserve.errors import ConfigError
-from hlserve.pb.messages import model_config
+from hlserve.repository import MODEL_FILE
+from hlserve.serving.batching_config import BatchingConfig as BatchingConfig
+
+ControlMode = Literal["none", "explicit", "poll"]
+CONTROL_MODES: tuple[ControlMode, ...] = ("none", "explicit", "poll")
 
 _MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class BatchingConfig:
-    """How requests to one model are joined.
+class ControlConfig:
+    """Which models are loaded, and who says so.
 
     Attributes:
-        max_rows: the most rows of one joined run; 1 = join nothing. A single larger request
-            runs alone.
-        max_queue_delay_s: how long the first row waits for company; 0: until the loop turn ends.
-        max_queue_rows: waiting rows beyond which requests are refused.
+        mode: ``none``: everything at the start and nothing after; ``explicit``: what the calls
+            RepositoryModelLoad and Unload say; ``poll``: what lies in the repository, looked at
+            again and again.
+        load_models: what ``explicit`` loads at the start; ``*`` alone: everything.
+        poll_interval_s: how long ``poll`` waits between two looks.
     """
 
-    max_rows: int = 64
-    max_queue_delay_s: float = 0.0
-    max_queue_rows: int = 4096
+    mode: ControlMode = "none"
+    load_models: tuple[str, ...] = ()
+    poll_interval_s: float = 15.0
 
     def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ConfigError(f"max batch size is {self.max_rows}, expected at least 1")
-        if self.max_queue_delay_s < 0:
-            raise ConfigError(f"max queue delay is {self.max_queue_delay_s} s, expected 0 or more")
-        if self.max_queue_rows < 1:
-            raise ConfigError(f"max queue rows is {self.max_queue_rows}, expected at least 1")
+        if self.mode not in CONTROL_MODES:
+            raise ConfigError(f"model control is {self.mode!r}, expected one of {CONTROL_MODES}")
+        if self.load_models and self.mode != "explicit":
+            raise ConfigError(
+                f"load-model names {self.load_models[0]!r}, and model control is {self.mode!r}: "
+                "models are named with --model-control explicit only"
+            )
+        if not self.poll_interval_s > 0:
+            raise ConfigError(f"poll interval is {self.poll_interval_s} s, expected above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +57,107 @@ class ServerConfig:
     intra_op_threads: int = 1
     drain_timeout_s: float = 30.0
     shared_memory: bool = False  # clients may name regions of /dev/shm to read and write
+    control: ControlConfig = field(default_factory=ControlConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}, expected 0 to 65535")
         if self.drain_timeout_s < 0:
             raise ConfigError(f"drain timeout is {self.drain_timeout_s} s, expected 0 or more")
-        _check_threads(self.intra_op_threads)
+        check_threads(self.intra_op_threads)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """Where a model runs.
+
+    Attributes:
+        name: of ``hlserve.serving.providers``.
+        device: the GPU's number; None: the provider's default.
+        options: the execution provider's own, by its names.
+    """
+
+    name: str = "cpu"
+    device: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredTensor:
+    """What a configuration says of an input or output; the graph says the rest.
+
+    Attributes:
+        name: the tensor's name.
+        datatype: the protocol's name; None: not stated.
+        dims: -1 = any; without the batch axis where max_batch_size is stated; None: not stated.
+        label_file: in the model's folder, one label a line; None: it has none.
+    """
+
+    name: str
+    datatype: str | None = None
+    dims: tuple[int, ...] | None = None
+    label_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUpInput:
+    """One tensor of a warm-up; ``fill`` is ``file`` where ``file`` names its raw bytes."""
+
+    datatype: str
+    dims: tuple[int, ...]
+    fill: Literal["zeros", "random", "file"]
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Runs that a version makes before it takes requests.
+
+    Attributes:
+        name: how messages name it.
+        rows: put before every input's dims; 0: nothing is.
+        inputs: by name.
+        count: how often it runs.
+    """
+
+    name: str
+    rows: int
+    inputs: Mapping[str, WarmUpInput]
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """How one model is served: the server's defaults, changed by its config.json.
+    """How one model is served: the server's defaults, changed by its own configuration.
 
     Attributes:
         batching: how its requests are joined.
         intra_op_threads: threads of one run; 0 = a thread a core.
-        max_request_rows: the most rows one request may bring; None: no bound.
+        instances: how many runs may go on at once (Triton's instance_group.count).
+        max_request_rows: the most rows one request may bring, where max_batch_size says so; then
+            declared dims have no batch axis. None: no bound.
         latest_versions: how many of the newest versions to serve; None: all.
         specific_versions: serve exactly these; empty: ``latest_versions`` decides.
+        model_file: in each version's folder.
+        provider: where it runs.
+        spins: whether idle intra-op threads spin: a core each, for some microseconds less.
+        inputs: those declared; all of the graph's, or none.
+        outputs: those declared are those answered; none: all of the graph's.
+        warm_ups: runs before it takes requests; none: with made-up rows.
     """
 
     batching: BatchingConfig
     intra_op_threads: int
+    instances: int = 1
     max_request_rows: int | None = None
     latest_versions: int | None = 1
     specific_versions: tuple[int, ...] = ()
+    model_file: str = MODEL_FILE
+    provider: ProviderConfig = field(default_factory=ProviderConfig)
+    spins: bool = False
+    inputs: tuple[DeclaredTensor, ...] = ()
+    outputs: tuple[DeclaredTensor, ...] = ()
+    warm_ups: tuple[WarmUp, ...] = ()
 
     def choose_versions(self, versions: list[int]) -> list[int]:
         """Which of the versions on disk (ascending) are served.
@@ -90,97 +170,10 @@ class ModelConfig:
         missing = sorted(set(self.specific_versions) - set(versions))
         if missing:
             raise ConfigError(f"version_policy asks for version {missing[0]}, found {versions}")
-        return sorted(self.specific_versions)
+        return sorted(set(self.specific_versions))
 
 
-def read_model_config(name: str, content: Mapping[str, Any], defaults: ServerConfig) -> ModelConfig:
-    """A model's configuration from its config.json (the JSON form of Triton's ModelConfig).
-
-    Args:
-        name: the model's folder.
-        content: the JSON object; empty: the defaults.
-        defaults: where nothing is said.
-
-    Raises:
-        ConfigError: a field is unknown, of the wrong type or has an impossible value.
-    """
-    message = model_config.ModelConfig()
-    try:
-        json_format.ParseDict(dict(content), message)
-    except json_format.ParseError as error:
-        raise ConfigError(f"config.json: {_parse_reason(error)}") from error
-    _check_identity(name, message)
-    parameters = _integer_parameters(message)
-    latest_versions, specific_versions = _version_policy(message)
-    threads = parameters.get("intra_op_thread_count", defaults.intra_op_threads)
-    _check_threads(threads)
-    return ModelConfig(
-        batching=_batching(message, parameters, defaults.batching),
-        intra_op_threads=threads,
-        max_request_rows=message.max_batch_size or None,
-        latest_versions=latest_versions,
-        specific_versions=specific_versions,
-    )
-
-
-def _parse_reason(error: json_format.ParseError) -> str:
-    """The parser's message without the name of our message class and the list of all fields."""
-    text = re.sub(r'Message type "[\w.]+" has no field named', "unknown field", str(error))
-    return text.splitlines()[0].split(" Available Fields")[0].rstrip(" .")
-
-
-def _check_identity(name: str, message: model_config.ModelConfig) -> None:
-    for key, value, expected in (
-        ("name", message.name, name),
-        ("platform", message.platform, "onnxruntime_onnx"),
-        ("backend", message.backend, "onnxruntime"),
-    ):
-        if value and value != expected:
-            raise ConfigError(f"config.json: {key} is {value!r}, expected {expected!r}")
-    if message.max_batch_size < 0:
-        raise ConfigError(
-            f"config.json: max_batch_size is {message.max_batch_size}, expected 0 or more"
-        )
-
-
-def _integer_parameters(message: model_config.ModelConfig) -> dict[str, int]:
-    known = ("intra_op_thread_count", "max_queue_rows")
-    values = {}
-    for key, parameter in message.parameters.items():
-        text = parameter.string_value
-        if key not in known:
-            raise ConfigError(f"config.json: unknown parameter {key!r}, expected {known}")
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise ConfigError(f"config.json: parameter {key!r} is {text!r}, expected a number")
-        values[key] = int(text)
-    return values
-
-
-def _version_policy(message: model_config.ModelConfig) -> tuple[int | None, tuple[int, ...]]:
-    policy = message.version_policy
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return None, ()
-    if choice == "specific":
-        if not policy.specific.versions:
-            raise ConfigError("config.json: version_policy.specific names no version")
-        return None, tuple(policy.specific.versions)
-    return max(1, policy.latest.num_versions), ()
-
-
-def _batching(
-    message: model_config.ModelConfig, parameters: Mapping[str, int], defaults: BatchingConfig
-) -> BatchingConfig:
-    delay_s = defaults.max_queue_delay_s
-    if message.HasField("dynamic_batching"):
-        delay_s = message.dynamic_batching.max_queue_delay_microseconds / 1e6
-    return BatchingConfig(
-        max_rows=message.max_batch_size or defaults.max_rows,
-        max_queue_delay_s=delay_s,
-        max_queue_rows=parameters.get("max_queue_rows", defaults.max_queue_rows),
-    )
-
-
-def _check_threads(threads: int) -> None:
+def check_threads(threads: int) -> None:
+    """Raises ConfigError where a number of intra-op threads is out of bounds."""
     if not 0 <= threads <= _MAX_THREADS:
         raise ConfigError(f"intra-op threads is {threads}, expected 0 (a thread a core) or more")

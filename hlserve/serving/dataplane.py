@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
 
 from hlserve.errors import (
     InferenceError,
     InvalidRequestError,
-    ModelNotReadyError,
     NotFoundError,
     ShuttingDownError,
     UnavailableError,
@@ -22,6 +20,7 @@ from hlserve.pb.messages import model_config
 from hlserve.rpcs import SERVICES
 from hlserve.serving.checks import check_request
 from hlserve.serving.classification import classify
+from hlserve.serving.config import ControlMode
 from hlserve.serving.description import (
     ModelMetadata,
     ServerMetadata,
@@ -29,24 +28,13 @@ from hlserve.serving.description import (
     describe_server,
 )
 from hlserve.serving.model import ServedModel
+from hlserve.serving.overrides import make_overrides
 from hlserve.serving.readiness import Readiness
 from hlserve.serving.request import Array, InferRequest, InferResponse
-from hlserve.serving.served_config import served_config
 from hlserve.serving.settings import ServerSettings
 from hlserve.serving.shared_memory import SharedMemory
+from hlserve.serving.states import ModelState
 from hlserve.serving.store import ModelStore
-
-_NO_CONTROL = "model control is none on this server, so models are not loaded or unloaded by call"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelIndex:
-    """One version in the repository: Triton's ``state`` and, where it does not answer, why."""
-
-    name: str
-    version: str
-    state: str
-    reason: str = ""
 
 
 class DataPlane:
@@ -54,6 +42,7 @@ class DataPlane:
 
     Args:
         store: the models.
+        control: who says which models are loaded.
         shared_memory: regions that requests may name; None: shared memory is off.
         settings: what can be asked and changed while it runs; None: the defaults.
     """
@@ -62,10 +51,12 @@ class DataPlane:
         self,
         store: ModelStore,
         *,
+        control: ControlMode = "none",
         shared_memory: SharedMemory | None = None,
         settings: ServerSettings | None = None,
     ) -> None:
         self._store = store
+        self._control = control
         self.shared_memory = shared_memory or SharedMemory()
         self.settings = settings or ServerSettings()
         self.readiness = Readiness(self.server_ready)
@@ -118,7 +109,7 @@ class DataPlane:
             ModelNotReadyError: it is loading or failed.
             InvalidRequestError: ``version`` is not a version number.
         """
-        return served_config(self._store.get(name, version))
+        return self._store.get(name, version).full_config()
 
     def statistics(self, name: str, version: str) -> list[ServedModel]:
         """The versions whose record is asked for; without a name all, without a version each.
@@ -138,39 +129,6 @@ class DataPlane:
             for each in names
             for number in self._store.versions(each)
         ]
-
-    def repository_index(self, ready_only: bool) -> list[ModelIndex]:
-        """Every model, with those versions that answer."""
-        index = []
-        for name in self._store.names():
-            versions = self._store.versions(name)
-            index += [ModelIndex(name, str(number), "READY") for number in versions]
-            if not versions and not ready_only:
-                index.append(ModelIndex(name, "", "UNAVAILABLE", self._why_not_ready(name)))
-        return index
-
-    def _why_not_ready(self, name: str) -> str:
-        try:
-            self._store.get(name)
-        except ModelNotReadyError as error:
-            return str(error)
-        return ""
-
-    async def load_model(self, name: str, config: str | None, files: Mapping[str, bytes]) -> None:
-        """Loads a model, or loads it anew.
-
-        Raises:
-            UnavailableError: models are not loaded by call on this server.
-        """
-        raise UnavailableError(f"model {name!r}: {_NO_CONTROL}")
-
-    async def unload_model(self, name: str, unload_dependents: bool) -> None:
-        """Ends a model.
-
-        Raises:
-            UnavailableError: models are not unloaded by call on this server.
-        """
-        raise UnavailableError(f"model {name!r}: {_NO_CONTROL}")
 
     def trace_values(self, model: str) -> dict[str, tuple[str, ...]]:
         """What is traced of a model, or with an empty name of all.
@@ -215,7 +173,8 @@ class DataPlane:
         wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
         self._begin()
         try:
-            outputs = await model.batcher.infer(request.inputs, wanted, request.deadline_s)
+            with model.uses:
+                outputs = await model.batcher.infer(request.inputs, wanted, request.deadline_s)
         except InferenceError as error:
             raise InferenceError(f"{model.label}: {error}") from error
         except InvalidRequestError as error:
@@ -228,6 +187,43 @@ class DataPlane:
             request_id=request.request_id,
             outputs={name: _answer(model, request, name, outputs[name]) for name in wanted},
         )
+
+    def repository_index(self, ready_only: bool = False) -> tuple[ModelState, ...]:
+        """Every model and version, whether it answers and, where it does not, why."""
+        return self._store.index(ready_only=ready_only)
+
+    async def load_model(
+        self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Loads a model, or loads it anew without a gap; it answers when this returns.
+
+        Args:
+            name: the model.
+            config: a ModelConfig as JSON in place of the one on disk.
+            files: content by ``file:<version>/<file>``, in place of the files on disk.
+
+        Raises:
+            UnavailableError: the server's control mode is another.
+            ModelNotFoundError: there is no such model.
+            InvalidRequestError: an override is malformed.
+            ModelFileError: a version failed; a model that answered before still does.
+        """
+        self._check_explicit()
+        await self._store.load(name, make_overrides(config, files or {}))
+
+    async def unload_model(self, name: str, unload_dependents: bool = False) -> None:
+        """Takes no new request for a model; those in flight finish.
+
+        Args:
+            name: the model.
+            unload_dependents: without meaning here, as there are no ensembles.
+
+        Raises:
+            UnavailableError: the server's control mode is another.
+            ModelNotFoundError: there is no such model.
+        """
+        self._check_explicit()
+        await self._store.unload(name)
 
     def health_check(self, service: str) -> bool:
         """Whether a gRPC service, or with an empty name the whole server, takes requests.
@@ -261,6 +257,19 @@ class DataPlane:
         except TimeoutError:
             return False
         return True
+
+    def _check_explicit(self) -> None:
+        if self._is_draining:
+            raise ShuttingDownError("the server is shutting down and loads nothing")
+        if self._control == "poll":
+            raise UnavailableError(
+                "explicit model load / unload is not allowed if polling is enabled"
+            )
+        if self._control != "explicit":
+            raise UnavailableError(
+                "explicit model load / unload is not allowed: the server runs without "
+                "--model-control explicit"
+            )
 
     def _begin(self) -> None:
         self._in_flight += 1

@@ -14,12 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlserve.errors import ModelFileError
+from hlserve.pb.messages import model_config
 from hlserve.repository import MODEL_FILE, Metadata, read_golden, read_metadata
 from hlserve.serving.batchability import why_not_batchable
 from hlserve.serving.batching import DynamicBatcher
 from hlserve.serving.config import ModelConfig
+from hlserve.serving.declared import (
+    check_batching,
+    full_config,
+    narrow_to_declared,
+    read_labels,
+)
+from hlserve.serving.file_stamps import FileStamps, file_stamps
 from hlserve.serving.session import Session
 from hlserve.serving.statistics import ModelStatistics
+from hlserve.serving.uses import Uses
+from hlserve.serving.warm_up import warm_up_as_stated, warm_up_with_made_up_rows
 
 Array = NDArray[Any]
 
@@ -44,6 +54,9 @@ class ServedModel:
         joins: whether rows of different requests may be joined.
         batcher: the way in.
         statistics: what it has done so far.
+        files: what lay in the model's and the version's folder when it was read.
+        labels: of the classes of an output, by its name, where a label file says so.
+        uses: the requests in flight; the session is closed after the last.
     """
 
     name: str
@@ -54,55 +67,78 @@ class ServedModel:
     joins: bool
     batcher: DynamicBatcher
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
+    files: FileStamps = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    uses: Uses = field(default_factory=Uses)
 
     @property
     def label(self) -> str:
         """How messages name it."""
         return f"model {self.name!r} version {self.version}"
 
+    def full_config(self) -> model_config.ModelConfig:
+        """The whole of Triton's ModelConfig: what was declared, and what the graph says."""
+        return full_config(self.name, self.session, self.config, joins=self.joins)
+
 
 def load_model(
-    version_dir: Path, name: str, config: ModelConfig, *, provider: str, executor: Executor
+    version_dir: Path, name: str, config: ModelConfig, *, executor: Executor
 ) -> ServedModel:
     """Loads, checks and warms a version; what is returned can answer.
 
     Raises:
-        ModelFileError: model.onnx is missing, corrupt, not the one that metadata.json describes,
-            or no longer answers its golden samples.
+        ModelFileError: the model's file is missing, corrupt, not the one that metadata.json
+            describes, or no longer answers its golden samples.
+        ConfigError: the configuration does not fit the graph.
         InferenceError: a golden sample does not run.
         ProviderError: the execution provider is missing.
     """
     version = int(version_dir.name)
-    content = _read_model(version_dir)
+    files = file_stamps(version_dir)  # before anything is read: a later change is seen as one
+    label = f"model {name!r} version {version}"
     metadata = read_metadata(version_dir)
-    if metadata is not None:
-        _check_sha256(content, metadata)
-    session = Session(
-        content, folder=version_dir, provider=provider, intra_op_threads=config.intra_op_threads
-    )
-    if metadata is not None:
-        _check_tensors(session, metadata)
+    session = _open(version_dir, config, metadata)
     golden = read_golden(version_dir)
     golden_inputs = None if golden is None else _replay(session, golden)
+    narrow_to_declared(session, config)
     reason = why_not_batchable(session, golden_inputs)
-    label = f"model {name!r} version {version}"
-    if reason is not None:
+    check_batching(config, session, reason)
+    joins = reason is None
+    if not joins:
         _LOG.info("%s: requests are not joined, since %s", label, reason)
+    warm_up_as_stated(session, config.warm_ups, version_dir.parent)
+    if not config.warm_ups:
+        warm_up_with_made_up_rows(session, (1, config.batching.max_rows) if joins else (1,), label)
     return ServedModel(
         name=name,
         version=version,
         session=session,
         metadata=metadata,
         config=config,
-        joins=reason is None,
-        batcher=DynamicBatcher(
-            session.run, config.batching, executor, label=label, joins=reason is None
-        ),
+        joins=joins,
+        batcher=DynamicBatcher(session.run, config.batching, executor, label=label, joins=joins),
+        files=files,
+        labels=read_labels(version_dir.parent, config),
     )
 
 
-def _read_model(version_dir: Path) -> bytes:
-    path = version_dir / MODEL_FILE
+def _open(version_dir: Path, config: ModelConfig, metadata: Metadata | None) -> Session:
+    content = _read_model(version_dir / config.model_file)
+    if metadata is not None:
+        _check_sha256(content, metadata)
+    session = Session(
+        content,
+        folder=version_dir,
+        provider=config.provider,
+        intra_op_threads=config.intra_op_threads,
+        spins=config.spins,
+    )
+    if metadata is not None:
+        _check_tensors(session, metadata)
+    return session
+
+
+def _read_model(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from types import ModuleType
 
 from hlserve.errors import ConfigError, MissingDependencyError, ProviderError
@@ -14,6 +15,7 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+_ON_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 
 def import_onnxruntime() -> ModuleType:
@@ -56,3 +58,21 @@ def execution_providers(name: str) -> tuple[str, ...]:
             'for an NVIDIA GPU: pip install "hlserve[gpu]"'
         )
     return wanted
+
+
+def provider_options(
+    providers: tuple[str, ...], device: int | None, options: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """One map a provider: the device to those on a GPU, the options to the first.
+
+    Raises:
+        ConfigError: options for the CPU, which has none.
+    """
+    if options and providers[0] not in _ON_GPU:
+        raise ConfigError(f"{providers[0]} takes no options, got {sorted(options)}")
+    made: list[dict[str, str]] = [
+        {"device_id": str(device)} if device is not None and name in _ON_GPU else {}
+        for name in providers
+    ]
+    made[0] |= options
+    return made

@@ -45,8 +45,11 @@ class Server:
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
         self._data_plane = DataPlane(
-            self._store, shared_memory=SharedMemory(is_on=config.shared_memory)
+            self._store,
+            control=config.control.mode,
+            shared_memory=SharedMemory(is_on=config.shared_memory),
         )
+        self._watching: asyncio.Task[None] | None = None
         self._transport = GrpcioServer(Entry(Calls(self._data_plane)), config.host, config.port)
 
     @property
@@ -68,6 +71,7 @@ class Server:
         await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
         self._data_plane.readiness.changed()
+        self._watching = asyncio.get_running_loop().create_task(self._store.watch())
 
     async def drain(self) -> bool:
         """Not ready first; requests in flight finish; then the port closes.
@@ -76,6 +80,9 @@ class Server:
             Whether everything in flight was answered within the drain timeout.
         """
         self._data_plane.begin_drain()
+        if self._watching is not None:
+            self._watching.cancel()
+        self._store.close()
         is_clean = await self._data_plane.drained(self._config.drain_timeout_s)
         if not is_clean:
             _LOG.warning(

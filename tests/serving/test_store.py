@@ -197,7 +197,7 @@ def test_the_latest_version_is_served_unless_the_policy_says_otherwise(tmp_path:
             "version_policy asks for version 3, found [1]",
         ),
         ({"version_policy": {"specific": {}}}, "version_policy.specific names no version"),
-        ([], "holds list, expected a JSON object"),
+        ([], "config.json: it holds no JSON object"),
     ],
 )
 def test_a_bad_config_is_that_models_problem_only(
