@@ -186,7 +186,7 @@ class DataPlane:
 
         Raises:
             NotFoundError: no such model.
-            UnavailableError: this server sends traces nowhere.
+            UnavailableError: what is traced cannot be changed on this server.
             InvalidRequestError: a setting is unknown, impossible, or cannot be changed.
         """
         self._check_model(model)
