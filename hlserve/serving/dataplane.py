@@ -36,7 +36,7 @@ from hlserve.serving.settings import ServerSettings
 from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.store import ModelStore
 
-_NO_CONTROL = "model control is none on this server, so models are not loaded or unloaded by call"
+_NO_CONTROL = "explicit model load / unload is not allowed on this server"
 
 
 @dataclass(frozen=True, slots=True)
