@@ -132,12 +132,8 @@ class DataPlane:
             raise InvalidRequestError(f"version {version!r} came without a model name")
         if version:
             return [self._store.get(name, version)]
-        names = [name] if name else self._store.names()
-        return [
-            self._store.get(each, str(number))
-            for each in names
-            for number in self._store.versions(each)
-        ]
+        self._check_model(name)
+        return [model for model in self._store.ready_models() if name in ("", model.name)]
 
     def repository_index(self, ready_only: bool) -> list[ModelIndex]:
         """Every model, with those versions that answer."""
