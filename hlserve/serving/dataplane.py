@@ -123,12 +123,8 @@ class DataPlane:
             raise InvalidRequestError(f"version {version!r} came without a model name")
         if version:
             return [self._store.get(name, version)]
-        names = [name] if name else self._store.names()
-        return [
-            self._store.get(each, str(number))
-            for each in names
-            for number in self._store.versions(each)
-        ]
+        self._check_model(name)
+        return [model for model in self._store.ready_models() if name in ("", model.name)]
 
     def trace_values(self, model: str) -> dict[str, tuple[str, ...]]:
         """What is traced of a model, or with an empty name of all.
@@ -144,7 +140,7 @@ class DataPlane:
 
         Raises:
             NotFoundError: no such model.
-            UnavailableError: this server sends traces nowhere.
+            UnavailableError: what is traced cannot be changed on this server.
             InvalidRequestError: a setting is unknown, impossible, or cannot be changed.
         """
         self._check_model(model)

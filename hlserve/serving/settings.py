@@ -16,7 +16,7 @@ from hlserve.errors import InvalidRequestError, UnavailableError
 LogValue = bool | int | str
 
 _LOGGER = logging.getLogger("hlserve")
-_TIME_FORMATS = {"default": "%Y-%m-%d %H:%M:%S", "ISO8601": "%Y-%m-%dT%H:%M:%S"}
+_LOG_FORMAT = "ISO8601"  # how lines tell the time
 _TRACE_LEVELS = ("OFF", "TIMESTAMPS")
 _MAX_INTEGER = 2**31 - 1
 
@@ -41,7 +41,7 @@ class ServerSettings:
 
     Args:
         trace: what is traced from the start, for all models.
-        can_trace: whether there is anywhere to send traces; False: they cannot be turned on.
+        can_trace: whether what is traced can be changed by call.
     """
 
     def __init__(self, trace: TraceSettings | None = None, *, can_trace: bool = False) -> None:
@@ -50,7 +50,6 @@ class ServerSettings:
         self._all_models = self._initial
         self._by_model: dict[str, dict[str, tuple[str, ...]]] = {}
         self._verbose_level = 0
-        self._log_format = "default"
 
     def log(self) -> dict[str, LogValue]:
         """The log's settings as they are."""
@@ -61,7 +60,7 @@ class ServerSettings:
             "log_warning": level <= logging.WARNING,
             "log_error": level <= logging.ERROR,
             "log_verbose_level": max(self._verbose_level, 1) if level <= logging.DEBUG else 0,
-            "log_format": self._log_format,
+            "log_format": _LOG_FORMAT,
         }
 
     def change_log(self, changes: Mapping[str, LogValue]) -> None:
@@ -76,9 +75,6 @@ class ServerSettings:
         level = _level(wanted)
         _LOGGER.setLevel(level)
         self._verbose_level = int(wanted["log_verbose_level"])
-        if wanted["log_format"] != self._log_format:
-            self._log_format = str(wanted["log_format"])
-            _set_time_format(_TIME_FORMATS[self._log_format])
 
     def trace(self, model: str = "") -> TraceSettings:
         """What is traced of a model; empty: what holds for models without settings of their own."""
@@ -100,11 +96,13 @@ class ServerSettings:
         """Changes what is named, of one model or of all; no value: back to what held before.
 
         Raises:
-            UnavailableError: this server sends traces nowhere.
+            UnavailableError: what is traced cannot be changed on this server.
             InvalidRequestError: a setting is unknown, impossible, or cannot be changed.
         """
         if not self.can_trace:
-            raise UnavailableError("tracing is off on this server: it was started without a target")
+            raise UnavailableError(
+                "what is traced cannot be changed by call on this server, only at its start"
+            )
         for name in changes:
             _check_trace_name(name)
         given = {name: tuple(values) for name, values in changes.items() if values}
@@ -133,14 +131,15 @@ def _check_log_change(name: str, value: LogValue) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidRequestError(f"{name} is {value!r}, expected an unsigned integer")
     elif name == "log_format":
-        if value not in _TIME_FORMATS:
+        if value != _LOG_FORMAT:
             raise InvalidRequestError(
-                f"log_format is {value!r}, expected one of {list(_TIME_FORMATS)}"
+                f"log_format is {value!r}, expected {_LOG_FORMAT!r}: it cannot be changed while "
+                "the server runs"
             )
     else:
         raise InvalidRequestError(
-            f"unknown log setting {name!r}, expected log_info, log_warning, log_error, "
-            "log_verbose_level or log_format"
+            f"unknown log setting {name!r}, expected log_info, log_warning, log_error "
+            "or log_verbose_level"
         )
 
 
@@ -156,12 +155,6 @@ def _level(wanted: Mapping[str, LogValue]) -> int:
         if wanted[name]:
             return level
     return logging.CRITICAL
-
-
-def _set_time_format(text: str) -> None:
-    for handler in (*logging.getLogger().handlers, *_LOGGER.handlers):
-        if handler.formatter is not None:
-            handler.formatter.default_time_format = text
 
 
 # ----------------------------------------------------------------------------- traces

@@ -107,26 +107,6 @@ def too_many_rows() -> Request:
     return request
 
 
-def set_parameter(name: str, **value: Any) -> Callable[[], Request]:
-    return changed(
-        lambda request: request.parameters[name].MergeFrom(inference.InferParameter(**value))
-    )
-
-
-def set_classes(**value: Any) -> Callable[[], Request]:
-    def change(request: Request) -> None:
-        parameters = request.outputs.add(name="logits").parameters
-        parameters["classification"].MergeFrom(inference.InferParameter(**value))
-
-    return changed(change)
-
-
-def classes_of_text() -> Request:
-    request = tensor("identity_BYTES", "BYTES", [1, 1], b"\1\0\0\0a")()
-    request.outputs.add(name="y").parameters["classification"].int64_param = 1
-    return request
-
-
 def extra_input(request: Request) -> None:
     request.inputs.add(name="more", datatype="FP32", shape=[1])
     request.raw_input_contents.append(b"\0" * 4)
@@ -134,7 +114,6 @@ def extra_input(request: Request) -> None:
 
 INVALID, MISSING = "INVALID_ARGUMENT", "NOT_FOUND"
 LONG = "x" * 10_000
-PARAMETER = inference.InferParameter(bool_param=True)
 
 CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     # who
@@ -312,91 +291,6 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
         "UNIMPLEMENTED",
         "input 'input': shared memory is off on this server",
     ),
-    "priority of a wrong kind": (
-        set_parameter("priority", string_param="1"),
-        INVALID,
-        "model 'mlp': parameter 'priority' is '1', expected an integer from 0 to 4294967295",
-    ),
-    "priority below zero": (
-        set_parameter("priority", int64_param=-1),
-        INVALID,
-        "parameter 'priority' is -1, expected an integer from 0",
-    ),
-    "priority as a bool": (
-        set_parameter("priority", bool_param=True),
-        INVALID,
-        "parameter 'priority' is True, expected an integer",
-    ),
-    "timeout below zero": (
-        set_parameter("timeout", int64_param=-1),
-        INVALID,
-        "parameter 'timeout' is -1, expected an integer from 0",
-    ),
-    "timeout past 63 bits": (
-        set_parameter("timeout", uint64_param=2**63),
-        INVALID,
-        "parameter 'timeout' is 9223372036854775808",
-    ),
-    "timeout of a wrong kind": (
-        set_parameter("timeout", double_param=1.5),
-        INVALID,
-        "parameter 'timeout' is 1.5, expected an integer",
-    ),
-    "a sequence": (
-        set_parameter("sequence_id", int64_param=7),
-        "UNIMPLEMENTED",
-        "model 'mlp' is no sequence model, so it takes no parameter 'sequence_id'",
-    ),
-    "a sequence by text": (
-        set_parameter("sequence_id", string_param="mine"),
-        "UNIMPLEMENTED",
-        "it takes no parameter 'sequence_id'",
-    ),
-    "a sequence's end without a start": (
-        set_parameter("sequence_end", bool_param=True),
-        "UNIMPLEMENTED",
-        "it takes no parameter 'sequence_end'",
-    ),
-    "sequence start of a wrong kind": (
-        set_parameter("sequence_start", int64_param=1),
-        INVALID,
-        "parameter 'sequence_start' is 1, expected a bool",
-    ),
-    "sequence id of a wrong kind": (
-        set_parameter("sequence_id", bool_param=True),
-        INVALID,
-        "parameter 'sequence_id' is True, expected an integer or a string",
-    ),
-    "unknown triton parameter": (
-        set_parameter("triton_magic", bool_param=True),
-        INVALID,
-        "unknown parameter 'triton_magic': names that begin with 'triton_' are reserved",
-    ),
-    "final response of a wrong kind": (
-        set_parameter("triton_enable_empty_final_response", string_param="yes"),
-        INVALID,
-        "'triton_enable_empty_final_response' is 'yes', expected a bool",
-    ),
-    "more than 10,000 parameters": (
-        changed(lambda r: [r.parameters[f"p{n}"].MergeFrom(PARAMETER) for n in range(10_001)]),
-        INVALID,
-        "model 'mlp': 10001 parameters came, expected at most 10000",
-    ),
-    "classes below zero": (
-        set_classes(int64_param=-1),
-        INVALID,
-        "model 'mlp': output 'logits': parameter 'classification' is -1, expected an integer",
-    ),
-    "classes of a wrong kind": (
-        set_classes(string_param="2"),
-        INVALID,
-        "parameter 'classification' is '2', expected an integer",
-    ),
-    "classes of text": (
-        classes_of_text,
-        INVALID,
-        "model 'identity_BYTES' version 1: output 'y': its values are no numbers",
-    ),
     # the message itself
     "garbage": (lambda: b"\xff" * 40, INVALID, "not a valid inference.ModelInferRequest (40 bytes"),
     "name that is not UTF-8": (lambda: b"\x0a\x02\xff\xfe", INVALID, "is not a valid"),
@@ -430,27 +324,6 @@ def test_a_bad_request_gets_its_status_and_the_server_goes_on(
     assert len(caplog.records) <= 1
     assert all(record.exc_info is None for record in caplog.records)
     assert len(send(channel, good()).outputs) == 2
-
-
-HARMLESS = {
-    "no priority": ("priority", {"uint64_param": 0}),
-    "no timeout": ("timeout", {"int64_param": 0}),
-    "a long timeout": ("timeout", {"int64_param": 2**63 - 1}),
-    "no sequence": ("sequence_id", {"int64_param": 0}),
-    "no sequence by text": ("sequence_id", {"string_param": ""}),
-    "no start": ("sequence_start", {"bool_param": False}),
-    "a bool": ("mine", {"bool_param": True}),
-    "an integer": ("mine", {"int64_param": -5}),
-    "an unsigned integer": ("mine", {"uint64_param": 2**64 - 1}),
-    "a number": ("mine", {"double_param": 0.5}),
-    "a text": ("mine", {"string_param": "ž"}),
-}
-
-
-@pytest.mark.parametrize("case", HARMLESS)
-def test_parameters_without_effect_are_taken(channel: grpc.Channel, case: str) -> None:
-    name, value = HARMLESS[case]
-    assert len(send(channel, set_parameter(name, **value)()).outputs) == 2
 
 
 def test_harmless_parameters_are_taken(channel: grpc.Channel) -> None:

@@ -69,7 +69,7 @@ async def serving(root: Path, mode: ControlMode = "explicit", *load: str) -> Asy
     store = ModelStore(Repository(root), config, executor)
     try:
         await asyncio.to_thread(store.load_all)
-        yield Plane(store, DataPlane(store, mode))
+        yield Plane(store, DataPlane(store, control=mode))
         async with asyncio.timeout(20):
             await store.settled()
     finally:

@@ -180,8 +180,18 @@ def test_tritonclient_reads_configuration_statistics_and_the_repository(
             lambda: client.load_model("mlp", config="{}", files={"file:1/model.onnx": b"x"}),
             lambda: client.unload_model("mlp"),
         ):
-            with pytest.raises(Exception, match=r"StatusCode.UNAVAILABLE.*model control is none"):
+            with pytest.raises(
+                Exception, match=r"StatusCode.UNAVAILABLE.*explicit model load / unload"
+            ):
                 change()
+
+
+def test_the_index_can_leave_out_what_does_not_answer(call: Caller) -> None:
+    everything = {model.name for model in call("RepositoryIndex").models}
+    ready = {model.name for model in call("RepositoryIndex", ready=True).models}
+    assert everything - ready == {"corrupt"}
+    (corrupt,) = [m for m in call("RepositoryIndex").models if m.name == "corrupt"]
+    assert "cannot load it" in corrupt.reason
 
 
 def test_tritonclient_streams_answers_to_its_callback(server: RunningServer) -> None:

@@ -71,11 +71,11 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], bool] | Refused]] = {
     ),
     f"{INFERENCE}/RepositoryModelLoad": (
         lambda: inference.RepositoryModelLoadRequest(model_name="mlp"),
-        ("UNAVAILABLE", "model control is none on this server"),
+        ("UNAVAILABLE", "explicit model load / unload is not allowed"),
     ),
     f"{INFERENCE}/RepositoryModelUnload": (
         lambda: inference.RepositoryModelUnloadRequest(model_name="mlp"),
-        ("UNAVAILABLE", "model control is none on this server"),
+        ("UNAVAILABLE", "explicit model load / unload is not allowed"),
     ),
     f"{INFERENCE}/SystemSharedMemoryStatus": (
         inference.SystemSharedMemoryStatusRequest,
