@@ -127,7 +127,7 @@ class ModelStore:
             return
         try:
             changes = await self._in_load_thread(self._watch.look)
-        except HlserveError as error:
+        except (HlserveError, OSError) as error:
             _LOG.error("the repository cannot be read, what is loaded goes on: %s", error)
             return
         for name in changes.changed:
