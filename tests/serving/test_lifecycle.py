@@ -18,6 +18,7 @@ import pytest
 
 from hlserve.errors import (
     ConfigError,
+    InferenceError,
     InvalidRequestError,
     ModelFileError,
     ModelNotFoundError,
@@ -151,7 +152,7 @@ async def test_a_swap_leaves_no_gap_and_ends_in_the_new_model(tmp_path: Path) ->
         assert not np.array_equal(before, after)
         assert all(np.array_equal(a, before) or np.array_equal(a, after) for a in answers)
         await served.store.settled()
-        with pytest.raises(AttributeError):  # closed: its memory is given back
+        with pytest.raises(InferenceError, match="its version was unloaded"):
             old.run({"input": ROWS}, ["logits"])
 
 
