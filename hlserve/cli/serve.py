@@ -132,7 +132,7 @@ def command(models: Path, log_level: str, **options: Any) -> int:
 
     def on_ready(server: Server) -> None:
         names = ", ".join(f"{model.name} v{model.version}" for model in server.models)
-        click.echo(f"serving {names} on {config.host}:{server.port}")
+        click.echo(f"serving {names or 'no model yet'} on {config.host}:{server.port}")
         sys.stdout.flush()
 
     is_clean = asyncio.run(serve(config, on_ready=on_ready))

@@ -62,6 +62,11 @@ class Server:
         """What answers."""
         return self._store.ready_models()
 
+    @property
+    def data_plane(self) -> DataPlane:
+        """What every transport calls."""
+        return self._data_plane
+
     async def start(self) -> None:
         """Listens at once, so that liveness can be asked, then loads; ready when it returns.
 

@@ -124,6 +124,8 @@ class Session:
             InferenceError: ONNX Runtime failed.
             InvalidRequestError: text was not UTF-8, which its tensors need.
         """
+        if self._session is None:
+            raise InferenceError("its version was unloaded")
         feed = {
             name: _to_text(name, array) if name in self._text_inputs else array
             for name, array in inputs.items()

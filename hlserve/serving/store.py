@@ -64,7 +64,10 @@ class ModelStore:
         self._watch = Watch(repository) if self._control.mode == "poll" else None
         for name in repository.refused_names():
             _LOG.warning("folder %r is no model: a bad name, or a link out of the repository", name)
-        self._entries = {name: Entry.loading() for name in self._names_at_start()}
+        at_start = self._names_at_start()
+        self._entries = {
+            name: Entry.loading() if name in at_start else Entry() for name in repository.names()
+        }
         self._is_loaded = False
         if not self._entries and self._control.mode == "none":
             raise RepositoryError(
@@ -83,7 +86,7 @@ class ModelStore:
             RepositoryError: not one version of one model could be loaded, and no later load or
                 look at the repository can change that.
         """
-        for name in list(self._entries):
+        for name in [name for name, entry in self._entries.items() if entry.is_loading]:
             loaded = self._loader.load(name)
             self._entries[name] = Entry.of(loaded)
             if loaded.reason:
@@ -127,7 +130,7 @@ class ModelStore:
             return
         try:
             changes = await self._in_load_thread(self._watch.look)
-        except HlserveError as error:
+        except (HlserveError, OSError) as error:
             _LOG.error("the repository cannot be read, what is loaded goes on: %s", error)
             return
         for name in changes.changed:
@@ -168,7 +171,7 @@ class ModelStore:
         return tuple(state for state in states if not ready_only or state.state == "READY")
 
     def names(self) -> list[str]:
-        """Every model that was loaded or tried, ready or not."""
+        """Every model that is known, ready or not."""
         return list(self._entries)
 
     def ready_models(self) -> list[ServedModel]:
@@ -216,6 +219,7 @@ class ModelStore:
     # ----- below: what load, unload and poll are made of
 
     def _names_at_start(self) -> list[str]:
+        """What is loaded at the start."""
         names = self._repository.names()
         if self._control.mode != "explicit" or self._control.load_models == _EVERYTHING:
             return names
@@ -228,11 +232,9 @@ class ModelStore:
 
     def _entry(self, name: str) -> Entry:
         entry = self._entries.get(name)
-        if entry is not None:
-            return entry
-        if self._control.mode == "explicit" and name in self._repository.names():
-            return Entry()
-        raise ModelNotFoundError(f"model {name!r} is not in this server's repository")
+        if entry is None:
+            raise ModelNotFoundError(f"model {name!r} is not in this server's repository")
+        return entry
 
     async def _finish(self, action: Coroutine[Any, Any, None]) -> None:
         """Runs an action to its end, even where the caller is cancelled."""

@@ -154,3 +154,12 @@ def test_a_second_signal_ends_at_once(root: Path) -> None:
         thread.join(TIMEOUT_S)
         assert failures
         assert failures[0].status == "UNAVAILABLE"
+
+
+def test_explicit_control_loads_what_is_named(root: Path) -> None:
+    options = ("--model-control", "explicit", "--load-model", "mlp")
+    with served(root, "--port", "0", *options) as (_, address), InferenceClient(address) as client:
+        assert client.is_healthy()
+        with pytest.raises(ServerError, match="UNAVAILABLE: model 'slow' is not ready: it is not"):
+            client.model_metadata("slow")
+        assert client.model_metadata("mlp").name == "mlp"

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import gc
+import hashlib
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from hlserve.errors import (
     ConfigError,
+    InferenceError,
     InvalidRequestError,
     ModelFileError,
     ModelNotFoundError,
@@ -25,12 +27,13 @@ from hlserve.errors import (
     ShuttingDownError,
     UnavailableError,
 )
-from hlserve.repository import Repository
+from hlserve.repository import Metadata, Repository, TensorSpec, publish
 from hlserve.serving.config import ControlConfig, ControlMode, ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.loading import give_memory_back
 from hlserve.serving.request import InferRequest
 from hlserve.serving.store import ModelStore
+from hlserve.serving.watch import Changes, Watch
 from tests.serving import models
 
 ROWS = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
@@ -151,7 +154,7 @@ async def test_a_swap_leaves_no_gap_and_ends_in_the_new_model(tmp_path: Path) ->
         assert not np.array_equal(before, after)
         assert all(np.array_equal(a, before) or np.array_equal(a, after) for a in answers)
         await served.store.settled()
-        with pytest.raises(AttributeError):  # closed: its memory is given back
+        with pytest.raises(InferenceError, match="its version was unloaded"):
             old.run({"input": ROWS}, ["logits"])
 
 
@@ -421,3 +424,69 @@ async def test_loads_leave_no_memory_behind(
             await load()
         # Measured flat to 0.1 MB.
         assert memory_bytes() - before < 2 * 2**20
+
+
+@in_event_loop
+async def test_a_new_version_replays_its_golden_samples_before_it_takes_traffic(
+    tmp_path: Path,
+) -> None:
+    models.put(tmp_path, "m", models.mlp(seed=0))
+    async with serving(tmp_path, "poll") as served:
+        before = await served.ask()
+        wrong = {"input:input": ROWS, "output:logits": before + 100}
+        content = models.mlp(seed=1)
+        publish(
+            tmp_path / "m",
+            model=content,
+            metadata=Metadata(
+                inputs=(TensorSpec("input", "FP32", (-1, 8)),),
+                outputs=(
+                    TensorSpec("probabilities", "FP32", (-1, 3)),
+                    TensorSpec("logits", "FP32", (-1, 3)),
+                ),
+                task=None,
+                class_labels=None,
+                producer="test",
+                created="2026-01-01T00:00:00Z",
+                sha256=hashlib.sha256(content).hexdigest(),
+            ),
+            golden=wrong,
+        )
+        for _ in range(2):
+            await served.store.poll()
+        assert "version 2: golden output 'logits': the model's answer is off" in served.reason()
+        assert np.array_equal(await served.ask(), before)
+
+
+@in_event_loop
+async def test_watching_goes_on_until_it_is_cancelled(tmp_path: Path) -> None:
+    executor = ThreadPoolExecutor(1)
+    control = ControlConfig(mode="poll", poll_interval_s=0.001)
+    store = ModelStore(
+        Repository(tmp_path), ServerConfig(models=tmp_path, control=control), executor
+    )
+    await asyncio.to_thread(store.load_all)
+    watching = asyncio.create_task(store.watch())
+    models.put(tmp_path, "m", models.mlp())
+    async with asyncio.timeout(20):
+        while not store.ready_models():
+            await asyncio.sleep(0)
+        shutil.rmtree(tmp_path / "m")
+        while store.ready_models():
+            await asyncio.sleep(0)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    store.close()
+    executor.shutdown()
+
+
+def test_what_changes_while_it_is_loaded_is_found_again(tmp_path: Path) -> None:
+    """A load begins after a look told the change; what differs then is told by later looks."""
+    models.put(tmp_path, "m", models.mlp())
+    watch = Watch(Repository(tmp_path))
+    assert watch.look() == Changes()
+    for seed in (1, 2):
+        replace_model(tmp_path, models.mlp(seed=seed))
+        assert [watch.look(), watch.look()] == [Changes(), Changes(changed=("m",))]
+    assert watch.look() == Changes()
