@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,32 +13,9 @@ from google.protobuf import json_format
 
 from hlserve.errors import ConfigError
 from hlserve.pb.messages import model_config
+from hlserve.serving.batching_config import BatchingConfig as BatchingConfig
 
 _MAX_THREADS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BatchingConfig:
-    """How requests to one model are joined.
-
-    Attributes:
-        max_rows: the most rows of one joined run; 1 = join nothing. A single larger request
-            runs alone.
-        max_queue_delay_s: how long the first row waits for company; 0: until the loop turn ends.
-        max_queue_rows: waiting rows beyond which requests are refused.
-    """
-
-    max_rows: int = 64
-    max_queue_delay_s: float = 0.0
-    max_queue_rows: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ConfigError(f"max batch size is {self.max_rows}, expected at least 1")
-        if self.max_queue_delay_s < 0:
-            raise ConfigError(f"max queue delay is {self.max_queue_delay_s} s, expected 0 or more")
-        if self.max_queue_rows < 1:
-            raise ConfigError(f"max queue rows is {self.max_queue_rows}, expected at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +28,7 @@ class ServerConfig:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     provider: str = "cpu"
     intra_op_threads: int = 1
+    threads: int = 0  # of all runs of all models together; 0: one a core
     drain_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -58,6 +37,8 @@ class ServerConfig:
         if self.drain_timeout_s < 0:
             raise ConfigError(f"drain timeout is {self.drain_timeout_s} s, expected 0 or more")
         _check_threads(self.intra_op_threads)
+        if not 0 <= self.threads <= _MAX_THREADS:
+            raise ConfigError(f"threads is {self.threads}, expected 0 (a thread a core) or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +48,7 @@ class ModelConfig:
     Attributes:
         batching: how its requests are joined.
         intra_op_threads: threads of one run; 0 = a thread a core.
+        instances: how many runs may go on at once (Triton's instance_group.count).
         max_request_rows: the most rows one request may bring; None: no bound.
         latest_versions: how many of the newest versions to serve; None: all.
         specific_versions: serve exactly these; empty: ``latest_versions`` decides.
@@ -74,6 +56,7 @@ class ModelConfig:
 
     batching: BatchingConfig
     intra_op_threads: int
+    instances: int = 1
     max_request_rows: int | None = None
     latest_versions: int | None = 1
     specific_versions: tuple[int, ...] = ()
@@ -173,7 +156,8 @@ def _batching(
     delay_s = defaults.max_queue_delay_s
     if message.HasField("dynamic_batching"):
         delay_s = message.dynamic_batching.max_queue_delay_microseconds / 1e6
-    return BatchingConfig(
+    return dataclasses.replace(
+        defaults,
         max_rows=message.max_batch_size or defaults.max_rows,
         max_queue_delay_s=delay_s,
         max_queue_rows=parameters.get("max_queue_rows", defaults.max_queue_rows),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from hlserve.errors import ModelFileError
 from hlserve.repository import MODEL_FILE, Metadata, read_golden, read_metadata
 from hlserve.serving.batchability import why_not_batchable
-from hlserve.serving.batching import DynamicBatcher
+from hlserve.serving.batching import DynamicBatcher, RunThreads
 from hlserve.serving.config import ModelConfig
 from hlserve.serving.session import Session
+from hlserve.serving.statistics import ModelStatistics
 
 Array = NDArray[Any]
 
@@ -42,6 +42,7 @@ class ServedModel:
         config: how it is served.
         joins: whether rows of different requests may be joined.
         batcher: the way in.
+        statistics: what it has done so far.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ServedModel:
     config: ModelConfig
     joins: bool
     batcher: DynamicBatcher
+    statistics: ModelStatistics
 
     @property
     def label(self) -> str:
@@ -59,7 +61,7 @@ class ServedModel:
 
 
 def load_model(
-    version_dir: Path, name: str, config: ModelConfig, *, provider: str, executor: Executor
+    version_dir: Path, name: str, config: ModelConfig, *, provider: str, threads: RunThreads
 ) -> ServedModel:
     """Loads, checks and warms a version; what is returned can answer.
 
@@ -85,6 +87,7 @@ def load_model(
     label = f"model {name!r} version {version}"
     if reason is not None:
         _LOG.info("%s: requests are not joined, since %s", label, reason)
+    statistics = ModelStatistics()
     return ServedModel(
         name=name,
         version=version,
@@ -93,8 +96,16 @@ def load_model(
         config=config,
         joins=reason is None,
         batcher=DynamicBatcher(
-            session.run, config.batching, executor, label=label, joins=reason is None
+            session.run,
+            config.batching,
+            threads,
+            label=label,
+            joins=reason is None,
+            statistics=statistics,
+            instances=config.instances,
+            threads_a_run=config.intra_op_threads or threads.threads,
         ),
+        statistics=statistics,
     )
 
 

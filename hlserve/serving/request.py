@@ -23,6 +23,9 @@ class InferRequest:
         request_id: comes back unchanged.
         parameters: the client's own; the server acts on none of them yet.
         deadline_s: on the event loop's clock; None: the client waits for ever.
+        priority: 1 is the highest level; 0: the model's default.
+        timeout_us: the longest wait in the queue, where the model's policy lets a request say;
+            0: the policy's.
     """
 
     model_name: str
@@ -32,6 +35,8 @@ class InferRequest:
     request_id: str = ""
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     deadline_s: float | None = None
+    priority: int = 0
+    timeout_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from hlserve.errors import (
@@ -16,6 +15,7 @@ from hlserve.errors import (
     VersionNotFoundError,
 )
 from hlserve.repository import Repository, parse_version
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ServerConfig, read_model_config
 from hlserve.serving.model import ServedModel, load_model
 
@@ -49,10 +49,10 @@ class ModelStore:
     A request's model name is only ever looked up here, never joined to a path.
     """
 
-    def __init__(self, repository: Repository, config: ServerConfig, executor: Executor) -> None:
+    def __init__(self, repository: Repository, config: ServerConfig, threads: RunThreads) -> None:
         self._repository = repository
         self._config = config
-        self._executor = executor
+        self._threads = threads
         for name in repository.refused_names():
             _LOG.warning("folder %r is no model: a bad name, or a link out of the repository", name)
         self._entries = {name: _Entry(reason="it is loading") for name in repository.names()}
@@ -152,7 +152,7 @@ class ModelStore:
                     name,
                     config,
                     provider=self._config.provider,
-                    executor=self._executor,
+                    threads=self._threads,
                 )
             except HlserveError as error:
                 failures[number] = str(error)
