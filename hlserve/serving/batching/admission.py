@@ -21,6 +21,8 @@ from hlserve.serving.batching_config import BatchingConfig
 WAY_BACK_S = 0.002
 # Of the time that runs usually stray from their mean.
 _DEVIATIONS = 2.0
+# Of the time in the queue. Under overload a shorter queue costs no throughput, a wrong guess a run.
+_QUEUE_MARGIN = 0.25
 
 
 class Admission:
@@ -75,9 +77,11 @@ class Admission:
         )
 
     def least_s(self, elements: int) -> float:
-        """What an answer takes from the beginning of its run, if all goes as usual."""
-        run_s = self._times.expected(elements).mean_s
-        return run_s + self._times.overhead_s + WAY_BACK_S if run_s else 0.0
+        """What an answer takes from the beginning of its run, unless things go worse than usual."""
+        run = self._times.expected(elements)
+        if not run.mean_s:
+            return 0.0
+        return run.mean_s + _DEVIATIONS * run.deviation_s + self._times.overhead_s + WAY_BACK_S
 
     def _wait_s(self, pending: Pending, now_s: float, running_until_s: Sequence[float]) -> float:
         ahead = self._queue.ahead(pending.level)
@@ -92,13 +96,12 @@ class Admission:
             elements = int(per_row * self._config.max_rows)
             own_elements = int(per_row * (rest + 1))
         own = self._times.expected(own_elements)
-        if not own.count or not own.mean_s:
+        if not own.mean_s:
             return 0.0  # nothing is known yet
-        full = self._times.expected(elements) if runs else own
+        full = self._times.expected(elements)
         rounds = runs // self._instances
-        wait_s = rounds * (full.mean_s + self._times.overhead_s) + self.least_s(own_elements)
+        queue_s = rounds * (full.mean_s + self._times.overhead_s)
+        queue_s += _DEVIATIONS * full.deviation_s * math.sqrt(rounds)
         if len(running_until_s) >= self._instances:
-            wait_s += max(0.0, min(running_until_s) - now_s)
-        if running_until_s:
-            wait_s += _DEVIATIONS * max(own.deviation_s, full.deviation_s) * math.sqrt(rounds + 1)
-        return wait_s
+            queue_s += max(0.0, min(running_until_s) - now_s)
+        return (1 + _QUEUE_MARGIN) * queue_s + self.least_s(own_elements)

@@ -241,7 +241,9 @@ class DynamicBatcher:
 
     def _go(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts as many runs as there are instances for; inline one, then the loop has a turn."""
-        self._turn = None
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         self._stop_timer()
         waiting = len(self._queue)
         while waiting and self._busy < self._instances:
@@ -302,7 +304,9 @@ class DynamicBatcher:
 
     def _run_inline(self, first: Pending) -> None:
         batch = self._take(first)
-        self._deliver(batch, self._runner(batch))
+        result = self._runner(batch)
+        self._record(result)
+        self._deliver(batch, result)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called when threads are free; only now the batch is formed."""
@@ -335,15 +339,21 @@ class DynamicBatcher:
         if future is None or future.cancelled() or future.exception() is not None:
             for pending in run.batch:
                 self._answers.give(pending, ShuttingDownError(f"{self._label}: the server ended"))
-        else:
-            result = future.result()
-            ran_s = (result.ended_ns - result.started_ns) / 1e9
-            self._times.record_overhead(self._clock_ns() / 1e9 - run.begun_s - ran_s)
-            self._deliver(run.batch, result)
-        if len(self._queue):  # what waited during the run has waited long enough for company
-            self._go_soon(loop)
+            self._go(loop)
+            return
+        result = future.result()
+        ran_s = (result.ended_ns - result.started_ns) / 1e9
+        self._times.record_overhead(self._clock_ns() / 1e9 - run.begun_s - ran_s)
+        self._record(result)
+        # What waited during the run has waited long enough for company, and a thread is idle: the
+        # next run begins before the answers of this one go out.
+        self._go(loop)
+        self._deliver(run.batch, result)
 
-    def _deliver(self, batch: Sequence[Pending], result: BatchResult) -> None:
+    def _record(self, result: BatchResult) -> None:
+        for run in result.executions:
+            self._times.record(run.elements, (run.input_ns + run.infer_ns + run.output_ns) / 1e9)
+            self._statistics.executed(run.rows, run.input_ns, run.infer_ns, run.output_ns)
         if result.changed_rows and self._joins:
             self._joins = False
             _LOG.warning(
@@ -351,8 +361,8 @@ class DynamicBatcher:
                 "request runs alone",
                 self._label,
             )
-        for execution in result.executions:
-            self._record(execution)
+
+    def _deliver(self, batch: Sequence[Pending], result: BatchResult) -> None:
         for pending, answer in zip(batch, result.answers, strict=True):
             if answer is None:
                 self._answers.give(pending, self._too_late())
@@ -360,15 +370,6 @@ class DynamicBatcher:
                 self._answers.give(pending, answer)
             else:
                 self._answers.give(pending, Answer(answer[0], _phases(pending, answer[1])))
-
-    def _record(self, execution: Execution) -> None:
-        self._times.record(
-            execution.elements,
-            (execution.input_ns + execution.infer_ns + execution.output_ns) / 1e9,
-        )
-        self._statistics.executed(
-            execution.rows, execution.input_ns, execution.infer_ns, execution.output_ns
-        )
 
 
 def _phases(pending: Pending, execution: Execution) -> Phases:
