@@ -37,6 +37,8 @@ _LOG = logging.getLogger(__name__)
 # A run shorter than this goes inline: a worker thread costs about 60 us to wake and to answer,
 # and the event loop can bear so short a pause.
 INLINE_RUN_S = 0.0002
+# A timer fires late, by what the loop has to do first.
+_TIMER_SLACK_S = 0.005
 
 
 @dataclass(eq=False, slots=True)
@@ -225,7 +227,7 @@ class DynamicBatcher:
             return
         at_s = pending.arrived_ns / 1e9 + delay_s
         if pending.deadline_s is not None:  # company must not cost it the answer
-            at_s = min(at_s, pending.deadline_s - self._least_s(pending))
+            at_s = min(at_s, pending.deadline_s - self._least_s(pending) - _TIMER_SLACK_S)
         if self._timer is None or at_s < self._timer.when():
             self._stop_timer()
             self._timer = loop.call_at(at_s, self._go, loop)
