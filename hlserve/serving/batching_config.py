@@ -11,6 +11,8 @@ from hlserve.errors import ConfigError
 # Triton's ModelQueuePolicy.TimeoutAction.
 TimeoutAction = Literal["REJECT", "DELAY"]
 _TIMEOUT_ACTIONS = ("REJECT", "DELAY")
+# Each level is a line that is looked at for every run.
+_MAX_LEVELS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,8 @@ class BatchingConfig:
 
     def _check_priorities(self) -> None:
         levels, default = self.priority_levels, self.default_priority_level
-        if levels < 0:
-            raise ConfigError(f"priority levels is {levels}, expected 0 or more")
+        if not 0 <= levels <= _MAX_LEVELS:
+            raise ConfigError(f"priority levels is {levels}, expected 0 to {_MAX_LEVELS}")
         if not min(levels, 1) <= default <= levels:
             raise ConfigError(
                 f"default priority level is {default}, expected {min(levels, 1)} to {levels}"

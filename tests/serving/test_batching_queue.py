@@ -482,6 +482,22 @@ def test_instances_run_at_once_as_far_as_the_threads_go() -> None:
     assert on_bench(main, threads=4) == 2
 
 
+def test_instances_that_waited_for_threads_all_start_when_they_are_free() -> None:
+    async def main(bench: Bench) -> int:
+        other, target = bench.batcher(cost=2), bench.batcher(max_rows=1, instances=2)
+        first = await bench.busy(other)
+        tasks = [bench.ask(target, float(n)) for n in range(1, 3)]
+        await turns()
+        assert bench.runs == [[0.0]]
+        await bench.finish(first)
+        for _ in tasks:
+            assert await asyncio.to_thread(bench.started.acquire, timeout=20)
+        await bench.finish(*tasks)
+        return len(bench.runs)
+
+    assert on_bench(main, threads=2) == 3
+
+
 def test_a_run_that_wants_more_than_all_threads_takes_all() -> None:
     async def main(bench: Bench) -> None:
         (answer,) = await bench.finish(bench.ask(bench.batcher(cost=64), 1.0))
@@ -591,6 +607,7 @@ def test_statistics_count_requests_rows_runs_and_phases() -> None:
         {"preferred_rows": (65,)},
         {"max_queue_bytes": 0},
         {"priority_levels": -1},
+        {"priority_levels": 65, "default_priority_level": 1},
         {"priority_levels": 2},
         {"priority_levels": 2, "default_priority_level": 3},
         {"default_priority_level": 1},

@@ -328,6 +328,8 @@ class DynamicBatcher:
             loop.call_soon(self._finish, loop, run, None)
         else:
             future.add_done_callback(partial(self._finish, loop, run))
+        if len(self._queue) and self._busy < self._instances:
+            self._go_soon(loop)
 
     def _finish(
         self,

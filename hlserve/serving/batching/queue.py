@@ -36,10 +36,12 @@ class RequestQueue:
         self._label = label
         # Two lanes a level: those in time, then those that a DELAY policy moved back.
         self._lanes = [_Lane() for _ in range(2 * max(1, config.priority_levels))]
+        self._count = 0
+        self._rows = 0
         self._size_bytes = 0
 
     def __len__(self) -> int:
-        return sum(len(lane.line) for lane in self._lanes)
+        return self._count
 
     def __contains__(self, pending: Pending) -> bool:
         return self._lane_of(pending) is not None
@@ -51,9 +53,11 @@ class RequestQueue:
             QueueFullError: rows, bytes or the requests of its level would exceed their limit.
                 Where nothing waits, one request of any size may.
         """
-        if len(self):
+        if self._count:
             self._check_room(pending)
         self._lanes[2 * pending.level - 2].add(pending)
+        self._count += 1
+        self._rows += pending.rows
         self._size_bytes += pending.size_bytes
 
     def remove(self, pending: Pending) -> None:
@@ -61,6 +65,8 @@ class RequestQueue:
         lane = self._lane_of(pending)
         if lane is not None:
             lane.remove(pending)
+            self._count -= 1
+            self._rows -= pending.rows
             self._size_bytes -= pending.size_bytes
 
     def delay(self, pending: Pending) -> None:
@@ -115,9 +121,9 @@ class RequestQueue:
         return batch
 
     def _check_room(self, pending: Pending) -> None:
-        rows = sum(lane.rows for lane in self._lanes)
-        if rows + pending.rows > self._config.max_queue_rows:
-            raise self._full(f"{rows} rows wait", pending.rows, self._config.max_queue_rows)
+        if self._rows + pending.rows > self._config.max_queue_rows:
+            waiting = f"{self._rows} rows wait"
+            raise self._full(waiting, pending.rows, self._config.max_queue_rows)
         if self._size_bytes + pending.size_bytes > self._config.max_queue_bytes:
             waiting = f"{self._size_bytes} bytes wait"
             raise self._full(waiting, pending.size_bytes, self._config.max_queue_bytes)

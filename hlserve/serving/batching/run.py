@@ -89,11 +89,11 @@ class BatchRun:
             joined_ns = self._clock_ns()
             outputs = self._run(inputs, batch[0].outputs)
             ran_ns = self._clock_ns()
+            answers = _split(outputs, [pending.rows for pending in batch])
         except Exception:
             # One bad row must not fail its neighbours; alone, the culprit raises it again.
             _LOG.debug("%s: a joined run failed, going one by one", self._label, exc_info=True)
             return None
-        answers = _split(outputs, [pending.rows for pending in batch])
         if answers is None:
             result.changed_rows = True
             return None
