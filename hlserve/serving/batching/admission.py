@@ -65,7 +65,10 @@ class Admission:
         if pending.deadline_s is None:
             return
         left_s = pending.deadline_s - now_s
-        wait_s = self._wait_s(pending, now_s, running_until_s)
+        if not running_until_s and not len(self._queue):
+            wait_s = self.least_s(pending.elements)
+        else:
+            wait_s = self._wait_s(pending, now_s, running_until_s)
         if wait_s <= left_s:
             return
         if not running_until_s:

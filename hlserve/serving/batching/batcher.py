@@ -47,7 +47,7 @@ class _InFlight:
 
     batch: list[Pending]
     begun_s: float
-    until_s: float
+    until_s: float  # as expected
 
 
 class DynamicBatcher:
@@ -187,7 +187,8 @@ class DynamicBatcher:
     def _watch(self, pending: Pending, timeout_us: int, loop: asyncio.AbstractEventLoop) -> None:
         if pending.deadline_s is not None:
             pending.timers.append(loop.call_at(pending.deadline_s, self._expire, pending))
-        timeout_s = self._config.policy(pending.level).timeout_s(timeout_us / 1e6)
+        policy = self._config.policy(pending.level)
+        timeout_s = policy.timeout_s(timeout_us / 1e6) if timeout_us else policy.default_timeout_s
         if timeout_s > 0:
             at_s = pending.arrived_ns / 1e9 + timeout_s
             pending.timers.append(loop.call_at(at_s, self._time_out, pending, timeout_s))

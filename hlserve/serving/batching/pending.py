@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -15,8 +15,7 @@ Array = NDArray[Any]
 Outputs = Mapping[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The outputs of one request, and what it spent in each phase."""
 
     outputs: Outputs
@@ -39,6 +38,7 @@ class Pending:
         elements: of all inputs.
         size_bytes: of all inputs.
         taken_ns: when it left the queue for a run; 0: not yet.
+        lane: which line of the queue it stands in; None: in none.
         timers: what fires when it has waited too long.
     """
 
@@ -50,14 +50,18 @@ class Pending:
     arrived_ns: int
     deadline_s: float | None
     answer: asyncio.Future[Answer]
-    elements: int = field(init=False)
-    size_bytes: int = field(init=False)
+    elements: int = 0
+    size_bytes: int = 0
     taken_ns: int = 0
+    lane: int | None = None
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.elements = sum(array.size for array in self.inputs.values())
-        self.size_bytes = sum(_size_bytes(array) for array in self.inputs.values())
+        for array in self.inputs.values():
+            self.elements += array.size
+            self.size_bytes += array.nbytes
+            if array.dtype.kind == "O":  # pointers; the text lies elsewhere
+                self.size_bytes += sum(len(element) for element in array.ravel().tolist())
 
     def is_wanted(self, now_s: float) -> bool:
         """Whether somebody still waits for the answer."""
@@ -79,9 +83,3 @@ class Pending:
 def total_elements(batch: Sequence[Pending]) -> int:
     """Of all inputs of all requests."""
     return sum(pending.elements for pending in batch)
-
-
-def _size_bytes(array: Array) -> int:
-    if array.dtype.kind != "O":
-        return array.nbytes
-    return array.nbytes + sum(len(element) for element in array.ravel().tolist())

@@ -44,7 +44,7 @@ class RequestQueue:
         return self._count
 
     def __contains__(self, pending: Pending) -> bool:
-        return self._lane_of(pending) is not None
+        return pending.lane is not None
 
     def add(self, pending: Pending) -> None:
         """Takes one more.
@@ -55,26 +55,24 @@ class RequestQueue:
         """
         if self._count:
             self._check_room(pending)
-        self._lanes[2 * pending.level - 2].add(pending)
+        self._stand_in(2 * pending.level - 2, pending)
         self._count += 1
         self._rows += pending.rows
         self._size_bytes += pending.size_bytes
 
     def remove(self, pending: Pending) -> None:
         """Lets one go, if it is here."""
-        lane = self._lane_of(pending)
-        if lane is not None:
-            lane.remove(pending)
+        if pending.lane is not None:
+            self._lanes[pending.lane].remove(pending)
             self._count -= 1
             self._rows -= pending.rows
             self._size_bytes -= pending.size_bytes
 
     def delay(self, pending: Pending) -> None:
         """Moves one behind all others of its level."""
-        lane = self._lane_of(pending)
-        if lane is not None:
-            lane.remove(pending)
-            self._lanes[2 * pending.level - 1].add(pending)
+        if pending.lane is not None:
+            self._lanes[pending.lane].remove(pending)
+            self._stand_in(2 * pending.level - 1, pending)
 
     def ahead(self, level: int) -> Ahead:
         """What waits in this level and the higher ones; the delayed of this level come later."""
@@ -120,6 +118,10 @@ class RequestQueue:
                     rows += pending.rows
         return batch
 
+    def _stand_in(self, lane: int, pending: Pending) -> None:
+        pending.lane = lane
+        self._lanes[lane].add(pending)
+
     def _check_room(self, pending: Pending) -> None:
         if self._rows + pending.rows > self._config.max_queue_rows:
             waiting = f"{self._rows} rows wait"
@@ -139,14 +141,8 @@ class RequestQueue:
             f"try again later"
         )
 
-    def _lane_of(self, pending: Pending) -> _Lane | None:
-        for lane in self._lanes[2 * pending.level - 2 : 2 * pending.level]:
-            if pending in lane.line:
-                return lane
-        return None
 
-
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Lane:
     """One line, with its requests also by what may run together."""
 
@@ -165,6 +161,7 @@ class _Lane:
             self.rows_by_key[pending.key] = self.rows_by_key.get(pending.key, 0) + pending.rows
 
     def remove(self, pending: Pending) -> None:
+        pending.lane = None
         del self.line[pending]
         self.rows -= pending.rows
         self.elements -= pending.elements
