@@ -280,6 +280,23 @@ def test_outputs_that_lose_rows_are_noticed_and_run_one_by_one() -> None:
     assert [answer["total"].item() for answer in answers] == [2.0, 4.0]
 
 
+def test_a_model_that_was_found_to_lose_rows_is_not_joined_again() -> None:
+    sizes: list[int] = []
+
+    def total_of_all(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        sizes.append(len(inputs["x"]))
+        return {"total": inputs["x"].sum(keepdims=True)}
+
+    async def main(threads: RunThreads) -> None:
+        target = batcher(total_of_all, threads)
+        for _ in range(2):
+            await asyncio.gather(*(target.infer(rows(1, n), ("total",)) for n in (1, 2)))
+
+    with run_threads(1) as threads:
+        asyncio.run(main(threads))
+    assert sizes == [2, 1, 1, 1, 1]
+
+
 def test_an_unexpected_failure_reaches_every_caller() -> None:
     def broken(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         raise ZeroDivisionError("a bug")
