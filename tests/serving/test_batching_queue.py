@@ -408,6 +408,17 @@ def test_one_slow_moment_does_not_refuse_everybody_for_ever() -> None:
     on_bench(main)
 
 
+def test_a_short_deadline_is_enough_for_a_short_run() -> None:
+    async def main(bench: Bench) -> None:
+        bench.run_s = 0.0001
+        target = bench.batcher()
+        await bench.learn(target)
+        (answer,) = await bench.finish(bench.ask(target, 1.0, in_s=0.0005))
+        assert isinstance(answer, dict), answer
+
+    on_bench(main)
+
+
 def test_an_expired_or_cancelled_request_is_not_in_a_batch_that_is_formed() -> None:
     async def main(bench: Bench) -> None:
         target = bench.batcher(max_rows=8)

@@ -10,14 +10,14 @@ import math
 from collections.abc import Sequence
 
 from hlserve.errors import DeadlineExceededError
-from hlserve.serving.batching.estimates import RunTimes
+from hlserve.serving.batching.estimates import INLINE_RUN_S, RunTimes
 from hlserve.serving.batching.pending import Pending
 from hlserve.serving.batching.queue import RequestQueue
 from hlserve.serving.batching_config import BatchingConfig
 
 # The answer's way from the loop to the client's hands, and the request's before its deadline was
-# read: encoding, two sockets and two event loops, all of them busy. Measured on the overload
-# benchmark: less lets answers through that the client no longer takes.
+# read: encoding, two sockets and two event loops, all of them busy under overload. For a short run
+# no more than the run: one that was for nothing costs little, and its deadline may be as short.
 WAY_BACK_S = 0.002
 # Of the time that runs usually stray from their mean.
 _DEVIATIONS = 2.0
@@ -84,7 +84,8 @@ class Admission:
         run = self._times.expected(elements)
         if not run.mean_s:
             return 0.0
-        return run.mean_s + _DEVIATIONS * run.deviation_s + self._times.overhead_s + WAY_BACK_S
+        least_s = run.mean_s + _DEVIATIONS * run.deviation_s + min(WAY_BACK_S, run.mean_s)
+        return least_s if run.mean_s <= INLINE_RUN_S else least_s + self._times.overhead_s
 
     def _wait_s(self, pending: Pending, now_s: float, running_until_s: Sequence[float]) -> float:
         ahead = self._queue.ahead(pending.level)

@@ -24,7 +24,7 @@ from hlserve.errors import (
 )
 from hlserve.serving.batching.admission import Admission
 from hlserve.serving.batching.answers import Answers
-from hlserve.serving.batching.estimates import RunTimes
+from hlserve.serving.batching.estimates import INLINE_RUN_S, RunTimes
 from hlserve.serving.batching.pending import Answer, Array, Outputs, Pending, total_elements
 from hlserve.serving.batching.queue import RequestQueue
 from hlserve.serving.batching.run import BatchResult, BatchRun, Execution, Run
@@ -34,9 +34,6 @@ from hlserve.serving.statistics import FailureReason, ModelStatistics, Phases
 
 _LOG = logging.getLogger(__name__)
 
-# A run shorter than this goes inline: a worker thread costs about 60 us to wake and to answer,
-# and the event loop can bear so short a pause.
-INLINE_RUN_S = 0.0002
 # A timer fires late, by what the loop has to do first.
 _TIMER_SLACK_S = 0.005
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# A run shorter than this goes inline: a worker thread costs about 60 us to wake and to answer,
+# and the event loop can bear so short a pause.
+INLINE_RUN_S = 0.0002
+
 _SMOOTHING = 0.25  # weight of the newest measurement
 # A first run allocates and tunes; before so many measurements nobody is refused on their strength.
 _TRUSTED_COUNT = 3
