@@ -31,10 +31,10 @@ from tests.serving.batching_proof import (
     PRIORITIES,
     Tally,
     make_reference,
-    proof_models,
     prove,
     put_models,
 )
+from tests.serving.proof_models import proof_models
 
 # Each part has settings of its own; the requests are shared out evenly.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -24,10 +24,10 @@ from tests.serving.batching_proof import (
     Reference,
     Tally,
     make_reference,
-    proof_models,
     prove,
     put_models,
 )
+from tests.serving.proof_models import proof_models
 from tests.serving.running import running_server
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
