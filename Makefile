@@ -91,6 +91,8 @@ peers: $(PEERS_READY)  ## make .venv-peers: the quantizers that `make bench` com
 
 bench: $(PARITY_READY) $(READY) $(PEERS_READY)  ## benchmarks beside their peers: reported, never a gate
 	$(PARITY_VENV)/bin/python benchmarks/training.py
+	PYTHONPATH=. $(BIN)/python -m benchmarks.batching_proof
+	PYTHONPATH=. $(BIN)/python -m benchmarks.serving_overload
 	PYTHONPATH=. $(BIN)/python -m benchmarks.compression
 	PYTHONPATH=. $(BIN)/python -m benchmarks.compression_elsewhere
 

@@ -80,6 +80,12 @@ def _control_options(command: _Command) -> _Command:
     default=1,
     help="Threads of one run; 0 takes one a core.",
 )
+@_option(
+    "--threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    help="Threads of all runs of all models together; 0 takes one a core.",
+)
 @_option("--provider", default="cpu", help="Where models run: cpu, cuda or tensorrt.")
 @_option(
     "--drain-timeout-s",
@@ -121,6 +127,7 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         ),
         provider=options["provider"],
         intra_op_threads=options["intra_op_threads"],
+        threads=options["threads"],
         drain_timeout_s=options["drain_timeout_s"],
         shared_memory=options["system_shared_memory"],
         control=ControlConfig(

@@ -62,7 +62,8 @@ class BatchingConfig:
         preferred_rows: sizes that end the wait for company. They never make a run smaller: it
             takes what is there, up to ``max_rows``.
         max_queue_delay_s: how long the first row waits for company; 0: until the loop turn ends.
-        priority_levels: how many there are, 1 the highest; 0: a request may not state one.
+        priority_levels: how many there are, 1 the highest; 0: one line for all, whatever
+            a request states.
         default_priority_level: of a request that states none.
         queue_policy: of every level that has none of its own.
         priority_queue_policies: by level.

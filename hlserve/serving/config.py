@@ -55,6 +55,7 @@ class ServerConfig:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     provider: str = "cpu"
     intra_op_threads: int = 1
+    threads: int = 0  # of all runs of all models together; 0: one a core
     drain_timeout_s: float = 30.0
     shared_memory: bool = False  # clients may name regions of /dev/shm to read and write
     control: ControlConfig = field(default_factory=ControlConfig)
@@ -65,6 +66,8 @@ class ServerConfig:
         if self.drain_timeout_s < 0:
             raise ConfigError(f"drain timeout is {self.drain_timeout_s} s, expected 0 or more")
         check_threads(self.intra_op_threads)
+        if not 0 <= self.threads <= _MAX_THREADS:
+            raise ConfigError(f"threads is {self.threads}, expected 0 (a thread a core) or more")
 
 
 @dataclass(frozen=True, slots=True)

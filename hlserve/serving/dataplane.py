@@ -158,19 +158,27 @@ class DataPlane:
             NotFoundError: no such model or version.
             ModelNotReadyError: it is loading or failed.
             InvalidRequestError: the request does not fit the model.
-            QueueFullError: too many rows wait.
-            DeadlineExceededError: the deadline passed; it never ran, or its answer came late.
+            QueueFullError: too much waits.
+            QueueTimeoutError: it waited longer than the model's policy allows.
+            DeadlineExceededError: the deadline cannot be met, and it never ran; or it passed, and
+                it never ran, or its answer came late.
             InferenceError: ONNX Runtime failed on it.
         """
         if self._is_draining:
             raise ShuttingDownError("the server is shutting down and takes no new request")
         model = self._store.get(request.model_name, request.model_version)
-        check_request(model, request)
+        _check(model, request)
         wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
         self._begin()
         try:
             with model.uses:
-                outputs = await model.batcher.infer(request.inputs, wanted, request.deadline_s)
+                outputs = await model.batcher.infer(
+                    request.inputs,
+                    wanted,
+                    request.deadline_s,
+                    priority=request.priority,
+                    timeout_us=request.timeout_us,
+                )
         except InferenceError as error:
             raise InferenceError(f"{model.label}: {error}") from error
         except InvalidRequestError as error:
@@ -292,3 +300,12 @@ def _answer(model: ServedModel, request: InferRequest, name: str, array: Array) 
         return classify(array, count, labels=labels, has_rows=model.joins)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{model.label}: output {name!r}: {error}") from error
+
+
+def _check(model: ServedModel, request: InferRequest) -> None:
+    begun_ns = time.monotonic_ns()
+    try:
+        check_request(model, request)
+    except InvalidRequestError:
+        model.statistics.failed("OTHER", time.monotonic_ns() - begun_ns)
+        raise

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from hlserve.errors import HlserveError, ModelFileError
 from hlserve.repository import CONFIG_TEXT_FILE, Repository
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ModelConfig, ServerConfig
 from hlserve.serving.file_stamps import file_stamps
 from hlserve.serving.model import ServedModel, load_model
@@ -47,13 +47,13 @@ class Loader:
     Args:
         repository: where they lie.
         config: the server's; how a model is served where it says nothing itself.
-        executor: where runs go.
+        threads: where runs go.
     """
 
-    def __init__(self, repository: Repository, config: ServerConfig, executor: Executor) -> None:
+    def __init__(self, repository: Repository, config: ServerConfig, threads: RunThreads) -> None:
         self._repository = repository
         self._config = config
-        self._executor = executor
+        self._threads = threads
 
     def load(
         self,
@@ -101,7 +101,7 @@ class Loader:
                 versions[number] = old
                 continue
             try:
-                versions[number] = load_model(folder, name, config, executor=self._executor)
+                versions[number] = load_model(folder, name, config, threads=self._threads)
             except HlserveError as error:
                 failures[number] = str(error)
                 _LOG.error("model %r version %d cannot be served: %s", name, number, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hlserve.errors import ModelFileError
 from hlserve.pb.messages import model_config
 from hlserve.repository import MODEL_FILE, Metadata, read_golden, read_metadata
 from hlserve.serving.batchability import why_not_batchable
-from hlserve.serving.batching import DynamicBatcher
+from hlserve.serving.batching import DynamicBatcher, RunThreads
 from hlserve.serving.config import ModelConfig
 from hlserve.serving.declared import (
     check_batching,
@@ -82,7 +81,7 @@ class ServedModel:
 
 
 def load_model(
-    version_dir: Path, name: str, config: ModelConfig, *, executor: Executor
+    version_dir: Path, name: str, config: ModelConfig, *, threads: RunThreads
 ) -> ServedModel:
     """Loads, checks and warms a version; what is returned can answer.
 
@@ -109,6 +108,7 @@ def load_model(
     warm_up_as_stated(session, config.warm_ups, version_dir.parent)
     if not config.warm_ups:
         warm_up_with_made_up_rows(session, (1, config.batching.max_rows) if joins else (1,), label)
+    statistics = ModelStatistics()
     return ServedModel(
         name=name,
         version=version,
@@ -116,9 +116,19 @@ def load_model(
         metadata=metadata,
         config=config,
         joins=joins,
-        batcher=DynamicBatcher(session.run, config.batching, executor, label=label, joins=joins),
+        batcher=DynamicBatcher(
+            session.run,
+            config.batching,
+            threads,
+            label=label,
+            joins=joins,
+            statistics=statistics,
+            instances=config.instances,
+            threads_a_run=config.intra_op_threads or threads.threads,
+        ),
         files=files,
         labels=read_labels(version_dir.parent, config),
+        statistics=statistics,
     )
 
 

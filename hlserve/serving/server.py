@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from hlserve.repository import Repository
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.model import ServedModel
@@ -42,8 +42,8 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         execution_providers(config.provider)  # one clear error, not one a model
         self._config = config
-        self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
-        self._store = ModelStore(Repository(config.models), config, self._executor)
+        self._threads = RunThreads(config.threads or os.cpu_count() or 1)
+        self._store = ModelStore(Repository(config.models), config, self._threads)
         self._data_plane = DataPlane(
             self._store,
             control=config.control.mode,
@@ -95,7 +95,7 @@ class Server:
             )
         self._data_plane.readiness.close()
         await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
-        self._executor.shutdown(wait=is_clean, cancel_futures=True)
+        self._threads.shutdown(wait=is_clean)
         return is_clean
 
 

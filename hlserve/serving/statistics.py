@@ -73,6 +73,7 @@ class ModelStatistics:
         execution_count: runs; joined requests share one.
         last_inference_ms: milliseconds since the epoch of the last answer; 0: none yet.
         pending: requests taken and not answered yet.
+        late: requests that ran and whose deadline passed before the answer was there.
     """
 
     def __init__(self) -> None:
@@ -80,6 +81,7 @@ class ModelStatistics:
         self.execution_count = 0
         self.last_inference_ms = 0
         self.pending = 0
+        self.late = 0
         self.success = Duration()
         self.fail = Duration()
         self.failures: dict[FailureReason, int] = dict.fromkeys(FAILURE_REASONS, 0)

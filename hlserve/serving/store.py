@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +26,7 @@ from hlserve.errors import (
     VersionNotFoundError,
 )
 from hlserve.repository import Repository, is_model_name, parse_version
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.loading import Loaded, Loader, close, give_memory_back
 from hlserve.serving.model import ServedModel
@@ -47,17 +48,17 @@ class ModelStore:
     Args:
         repository: where the models lie.
         config: which of them are loaded, and how they are served.
-        executor: where runs go.
+        threads: where runs go.
 
     Raises:
         RepositoryError: there is no model, and none can come while the server runs.
         ConfigError: a model to load at the start is not in the repository.
     """
 
-    def __init__(self, repository: Repository, config: ServerConfig, executor: Executor) -> None:
+    def __init__(self, repository: Repository, config: ServerConfig, threads: RunThreads) -> None:
         self._repository = repository
         self._control = config.control
-        self._loader = Loader(repository, config, executor)
+        self._loader = Loader(repository, config, threads)
         self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="hlserve-load")
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -1,7 +1,6 @@
 """Folders and files as they should not be: told in words, and the model beside them answers."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from onnx import TensorProto, helper
 
 from hlserve.errors import ModelNotFoundError, ModelNotReadyError
 from hlserve.repository import Repository
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ControlConfig, ServerConfig
 from hlserve.serving.store import ModelStore
 from tests.serving import models
@@ -18,9 +18,9 @@ from tests.serving import models
 
 def loaded(root: Path) -> ModelStore:
     models.put(root, "good", models.mlp())
-    executor = ThreadPoolExecutor(1)
-    store = ModelStore(Repository(root), ServerConfig(models=root), executor)
-    executor.shutdown()  # nothing runs here
+    threads = RunThreads(1)
+    store = ModelStore(Repository(root), ServerConfig(models=root), threads)
+    threads.shutdown(wait=True)  # nothing runs here
     store.load_all()
     store.close()
     return store
@@ -133,7 +133,7 @@ def test_a_link_out_of_the_repository_is_no_model(tmp_path: Path) -> None:
 def test_a_repository_may_be_empty_where_models_can_come(tmp_path: Path, mode: str) -> None:
     control = ControlConfig(mode=mode)  # type: ignore[arg-type]  # parametrized
     store = ModelStore(
-        Repository(tmp_path), ServerConfig(models=tmp_path, control=control), ThreadPoolExecutor(1)
+        Repository(tmp_path), ServerConfig(models=tmp_path, control=control), RunThreads(1)
     )
     store.load_all()
     store.close()

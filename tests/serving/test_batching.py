@@ -3,8 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,8 @@ from hlserve.errors import (
     InferenceError,
     QueueFullError,
 )
-from hlserve.serving.batching import DynamicBatcher
-from hlserve.serving.config import BatchingConfig
+from hlserve.serving.batching import DynamicBatcher, RunThreads
+from hlserve.serving.batching_config import BatchingConfig
 
 Array = NDArray[Any]
 BAD = -1.0
@@ -49,15 +49,24 @@ class Model:
         return {name: answers[name] for name in outputs}
 
 
+@contextmanager
+def run_threads(count: int) -> Iterator[RunThreads]:
+    threads = RunThreads(count)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=True)
+
+
 def open_model() -> Model:
     model = Model()
     model.gate.set()
     return model
 
 
-def batcher(model: Any, executor: ThreadPoolExecutor, **config: Any) -> DynamicBatcher:
+def batcher(model: Any, threads: RunThreads, **config: Any) -> DynamicBatcher:
     joins = config.pop("joins", True)
-    return DynamicBatcher(model, BatchingConfig(**config), executor, label="model 'm'", joins=joins)
+    return DynamicBatcher(model, BatchingConfig(**config), threads, label="model 'm'", joins=joins)
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,8 @@ ASKS = st.builds(
     delay_s=st.sampled_from([0.0, 0.0, 0.002]),
 )
 def test_any_interleaving_equals_one_by_one(asks: list[Ask], max_rows: int, delay_s: float) -> None:
-    async def main(executor: ThreadPoolExecutor) -> list[object]:
-        target = batcher(open_model(), executor, max_rows=max_rows, max_queue_delay_s=delay_s)
+    async def main(threads: RunThreads) -> list[object]:
+        target = batcher(open_model(), threads, max_rows=max_rows, max_queue_delay_s=delay_s)
 
         async def one(number: int, ask: Ask) -> object:
             for _ in range(ask.turns_before):
@@ -103,8 +112,8 @@ def test_any_interleaving_equals_one_by_one(asks: list[Ask], max_rows: int, dela
                 task.cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    with ThreadPoolExecutor(2) as executor:
-        answers = asyncio.run(main(executor))
+    with run_threads(2) as threads:
+        answers = asyncio.run(main(threads))
     for number, (ask, answer) in enumerate(zip(asks, answers, strict=True)):
         if isinstance(answer, asyncio.CancelledError):
             assert ask.is_cancelled
@@ -130,9 +139,9 @@ def rows(count: int, value: float = 1.0) -> dict[str, Array]:
 
 
 def test_what_waits_during_a_run_is_one_run_of_at_most_max_rows() -> None:
-    async def main(executor: ThreadPoolExecutor) -> list[int]:
+    async def main(threads: RunThreads) -> list[int]:
         model = Model()
-        target = batcher(model, executor, max_rows=4)
+        target = batcher(model, threads, max_rows=4)
         first = asyncio.ensure_future(target.infer(rows(1), ("double",)))
         await asyncio.to_thread(model.started.wait, 20)
         rest = [asyncio.ensure_future(target.infer(rows(1), ("double",))) for _ in range(6)]
@@ -141,25 +150,25 @@ def test_what_waits_during_a_run_is_one_run_of_at_most_max_rows() -> None:
         await asyncio.gather(first, *rest)
         return model.runs
 
-    with ThreadPoolExecutor(1) as executor:
-        assert asyncio.run(main(executor)) == [1, 4, 2]
+    with run_threads(1) as threads:
+        assert asyncio.run(main(threads)) == [1, 4, 2]
 
 
 def test_requests_of_one_turn_run_together_without_a_delay() -> None:
-    async def main(executor: ThreadPoolExecutor) -> list[int]:
+    async def main(threads: RunThreads) -> list[int]:
         model = open_model()
-        target = batcher(model, executor)
+        target = batcher(model, threads)
         await asyncio.gather(*(target.infer(rows(2), ("double",)) for _ in range(5)))
         return model.runs
 
-    with ThreadPoolExecutor(1) as executor:
-        assert asyncio.run(main(executor)) == [10]
+    with run_threads(1) as threads:
+        assert asyncio.run(main(threads)) == [10]
 
 
 def test_a_delay_waits_for_company_but_not_past_a_full_batch() -> None:
-    async def main(executor: ThreadPoolExecutor) -> tuple[list[int], float]:
+    async def main(threads: RunThreads) -> tuple[list[int], float]:
         model = open_model()
-        target = batcher(model, executor, max_rows=3, max_queue_delay_s=20)
+        target = batcher(model, threads, max_rows=3, max_queue_delay_s=20)
         asks = [asyncio.ensure_future(target.infer(rows(1), ("double",)))]
         await asyncio.sleep(0.01)
         assert model.runs == []
@@ -168,29 +177,29 @@ def test_a_delay_waits_for_company_but_not_past_a_full_batch() -> None:
         await asyncio.gather(*asks)
         return model.runs, time.monotonic() - started_s
 
-    with ThreadPoolExecutor(1) as executor:
-        runs, waited_s = asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        runs, waited_s = asyncio.run(main(threads))
     assert runs == [3]
     assert waited_s < 10
 
 
 def test_a_bad_row_fails_alone() -> None:
-    async def main(executor: ThreadPoolExecutor) -> list[object]:
-        target = batcher(open_model(), executor)
+    async def main(threads: RunThreads) -> list[object]:
+        target = batcher(open_model(), threads)
         asks = [target.infer(rows(1, value), ("total",)) for value in (1.0, BAD, 3.0)]
         return await asyncio.gather(*asks, return_exceptions=True)
 
-    with ThreadPoolExecutor(1) as executor:
-        good, bad, also_good = asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        good, bad, also_good = asyncio.run(main(threads))
     assert isinstance(bad, InferenceError)
     assert good == {"total": [2.0]}
     assert also_good == {"total": [6.0]}
 
 
 def test_an_expired_or_cancelled_request_never_runs_and_answers_at_once() -> None:
-    async def main(executor: ThreadPoolExecutor) -> tuple[Model, list[object]]:
+    async def main(threads: RunThreads) -> tuple[Model, list[object]]:
         model = Model()
-        target = batcher(model, executor)
+        target = batcher(model, threads)
         loop = asyncio.get_running_loop()
         first = asyncio.ensure_future(target.infer(rows(1), ("total",)))
         await asyncio.to_thread(model.started.wait, 20)
@@ -207,8 +216,8 @@ def test_an_expired_or_cancelled_request_never_runs_and_answers_at_once() -> Non
         await target.infer(rows(5), ("total",))
         return model, list(outcomes)
 
-    with ThreadPoolExecutor(1) as executor:
-        model, (late, gone, past) = asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        model, (late, gone, past) = asyncio.run(main(threads))
     assert isinstance(late, DeadlineExceededError)
     assert isinstance(gone, asyncio.CancelledError)
     assert isinstance(past, DeadlineExceededError)
@@ -217,9 +226,9 @@ def test_an_expired_or_cancelled_request_never_runs_and_answers_at_once() -> Non
 
 
 def test_a_full_queue_refuses_counts_rows_and_recovers() -> None:
-    async def main(executor: ThreadPoolExecutor) -> None:
+    async def main(threads: RunThreads) -> None:
         model = Model()
-        target = batcher(model, executor, max_queue_rows=4)
+        target = batcher(model, threads, max_queue_rows=4)
         first = asyncio.ensure_future(target.infer(rows(1), ("total",)))
         await asyncio.to_thread(model.started.wait, 20)
         waiting = asyncio.ensure_future(target.infer(rows(3), ("total",)))
@@ -232,56 +241,73 @@ def test_a_full_queue_refuses_counts_rows_and_recovers() -> None:
         await asyncio.gather(first, target.infer(rows(4), ("total",)))
         await target.infer(rows(99), ("total",))  # larger than the queue, but nothing waits
 
-    with ThreadPoolExecutor(1) as executor:
-        asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        asyncio.run(main(threads))
 
 
 def test_a_request_larger_than_a_batch_runs_alone() -> None:
-    async def main(executor: ThreadPoolExecutor) -> list[int]:
+    async def main(threads: RunThreads) -> list[int]:
         model = open_model()
-        target = batcher(model, executor, max_rows=4)
+        target = batcher(model, threads, max_rows=4)
         await asyncio.gather(*(target.infer(rows(n), ("total",)) for n in (1, 9, 2)))
         return sorted(model.runs)
 
-    with ThreadPoolExecutor(1) as executor:
-        assert asyncio.run(main(executor)) == [3, 9]
+    with run_threads(1) as threads:
+        assert asyncio.run(main(threads)) == [3, 9]
 
 
 def test_a_model_that_does_not_join_runs_each_alone() -> None:
-    async def main(executor: ThreadPoolExecutor) -> list[int]:
+    async def main(threads: RunThreads) -> list[int]:
         model = open_model()
-        target = batcher(model, executor, joins=False)
+        target = batcher(model, threads, joins=False)
         await asyncio.gather(*(target.infer(rows(n), ("total",)) for n in (1, 2, 3)))
         return model.runs
 
-    with ThreadPoolExecutor(1) as executor:
-        assert asyncio.run(main(executor)) == [1, 2, 3]
+    with run_threads(1) as threads:
+        assert asyncio.run(main(threads)) == [1, 2, 3]
 
 
 def test_outputs_that_lose_rows_are_noticed_and_run_one_by_one() -> None:
     def total_of_all(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         return {"total": inputs["x"].sum(keepdims=True)}
 
-    async def main(executor: ThreadPoolExecutor) -> list[Any]:
-        target = batcher(total_of_all, executor)
+    async def main(threads: RunThreads) -> list[Any]:
+        target = batcher(total_of_all, threads)
         return await asyncio.gather(*(target.infer(rows(1, n), ("total",)) for n in (1, 2)))
 
-    with ThreadPoolExecutor(1) as executor:
-        answers = asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        answers = asyncio.run(main(threads))
     assert [answer["total"].item() for answer in answers] == [2.0, 4.0]
+
+
+def test_a_model_that_was_found_to_lose_rows_is_not_joined_again() -> None:
+    sizes: list[int] = []
+
+    def total_of_all(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        sizes.append(len(inputs["x"]))
+        return {"total": inputs["x"].sum(keepdims=True)}
+
+    async def main(threads: RunThreads) -> None:
+        target = batcher(total_of_all, threads)
+        for _ in range(2):
+            await asyncio.gather(*(target.infer(rows(1, n), ("total",)) for n in (1, 2)))
+
+    with run_threads(1) as threads:
+        asyncio.run(main(threads))
+    assert sizes == [2, 1, 1, 1, 1]
 
 
 def test_an_unexpected_failure_reaches_every_caller() -> None:
     def broken(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         raise ZeroDivisionError("a bug")
 
-    async def main(executor: ThreadPoolExecutor) -> list[object]:
-        target = batcher(broken, executor)
+    async def main(threads: RunThreads) -> list[object]:
+        target = batcher(broken, threads)
         asks = [target.infer(rows(1), ("total",)) for _ in range(3)]
         return await asyncio.gather(*asks, return_exceptions=True)
 
-    with ThreadPoolExecutor(1) as executor:
-        outcomes = asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        outcomes = asyncio.run(main(threads))
     assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError] * 3
 
 
@@ -294,9 +320,9 @@ def test_an_unexpected_failure_of_an_inline_run_reaches_its_caller() -> None:
             raise ZeroDivisionError("a bug")
         return model(inputs, outputs)
 
-    async def main(executor: ThreadPoolExecutor) -> None:
+    async def main(threads: RunThreads) -> None:
         nonlocal failing
-        target = batcher(sometimes, executor)
+        target = batcher(sometimes, threads)
         for _ in range(20):  # short runs: they go inline from the second on
             await target.infer(rows(1), ("total",))
         failing = True
@@ -305,14 +331,14 @@ def test_an_unexpected_failure_of_an_inline_run_reaches_its_caller() -> None:
         failing = False
         await asyncio.wait_for(target.infer(rows(1), ("total",)), 5)
 
-    with ThreadPoolExecutor(1) as executor:
-        asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        asyncio.run(main(threads))
 
 
 def test_the_loop_stays_alive_during_a_long_run() -> None:
-    async def main(executor: ThreadPoolExecutor) -> None:
+    async def main(threads: RunThreads) -> None:
         model = Model()
-        target = batcher(model, executor)
+        target = batcher(model, threads)
         ask = asyncio.ensure_future(target.infer(rows(1), ("total",)))
         await asyncio.to_thread(model.started.wait, 20)
         for _ in range(10):
@@ -321,8 +347,8 @@ def test_the_loop_stays_alive_during_a_long_run() -> None:
         model.gate.set()
         await ask
 
-    with ThreadPoolExecutor(1) as executor:
-        asyncio.run(main(executor))
+    with run_threads(1) as threads:
+        asyncio.run(main(threads))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,20 @@ def test_the_extensions_are_those_that_are_there() -> None:
     assert "system_shared_memory" not in EXTENSIONS
 
 
+def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(root: Path) -> None:
+    with running_server(root) as server, InferenceClient(server.address) as client:
+        for _ in range(5):
+            client.infer("m", {"input": np.ones((2, 8), np.float32)})
+        with pytest.raises(ServerError, match="INVALID_ARGUMENT"):
+            client.infer("m", {"input": np.ones((2, 7), np.float32)})
+        (counts,) = [model.statistics for model in server.server.models if model.name == "m"]
+    assert counts.success.count == counts.queue.count == counts.compute_infer.count == 5
+    assert (counts.inference_count, counts.execution_count) == (10, 5)
+    assert counts.failures == {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 1}
+    assert counts.pending == 0
+    assert counts.last_inference_ms > 0
+
+
 def drain(server: RunningServer) -> bool:
     future = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
     return future.result(timeout=30)

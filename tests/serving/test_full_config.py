@@ -1,7 +1,6 @@
 """What a configuration leaves out comes from the graph; what it gets wrong is told beside it."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from google.protobuf import json_format
 
 from hlserve.repository import Repository
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.loading import Loaded, Loader
 from tests.serving import models
@@ -21,11 +21,11 @@ def load(root: Path, model: bytes, config: str | None = None) -> Loaded:
     models.put(root, "m", model)
     if config is not None:
         (root / "m" / "config.pbtxt").write_text(config)
-    executor = ThreadPoolExecutor(1)
+    threads = RunThreads(1)
     try:
-        return Loader(Repository(root), ServerConfig(models=root), executor).load("m")
+        return Loader(Repository(root), ServerConfig(models=root), threads).load("m")
     finally:
-        executor.shutdown()
+        threads.shutdown(wait=True)
 
 
 def completed(root: Path, model: bytes, config: str | None = None) -> dict[str, Any]:

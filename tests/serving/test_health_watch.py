@@ -50,18 +50,17 @@ def test_an_unknown_service_is_told_and_the_call_stays_open(tmp_path: Path) -> N
 
 def test_a_server_that_loads_is_not_serving_first(tmp_path: Path) -> None:
     """A watch from before the models are there sees them come."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from hlserve.repository import Repository
+    from hlserve.serving.batching import RunThreads
     from hlserve.serving.config import ServerConfig
     from hlserve.serving.dataplane import DataPlane
     from hlserve.serving.store import ModelStore
 
     models.put(tmp_path, "m", models.mlp())
 
-    async def main(executor: ThreadPoolExecutor) -> list[bool | None]:
+    async def main(threads: RunThreads) -> list[bool | None]:
         config = ServerConfig(models=tmp_path)
-        store = ModelStore(Repository(tmp_path), config, executor)
+        store = ModelStore(Repository(tmp_path), config, threads)
         plane = DataPlane(store)
         states: AsyncGenerator[bool | None] = plane.watch_health("")
         seen = [await anext(states)]
@@ -77,5 +76,6 @@ def test_a_server_that_loads_is_not_serving_first(tmp_path: Path) -> None:
             await anext(states)
         return seen
 
-    with ThreadPoolExecutor(1) as executor:
-        assert asyncio.run(main(executor)) == [False, True, False]
+    threads = RunThreads(1)
+    assert asyncio.run(main(threads)) == [False, True, False]
+    threads.shutdown(wait=True)

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from hlserve.errors import (
     UnavailableError,
 )
 from hlserve.repository import Metadata, Repository, TensorSpec, publish
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ControlConfig, ControlMode, ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.loading import give_memory_back
@@ -67,9 +67,9 @@ class Plane:
 
 @asynccontextmanager
 async def serving(root: Path, mode: ControlMode = "explicit", *load: str) -> AsyncIterator[Plane]:
-    executor = ThreadPoolExecutor(2)
+    threads = RunThreads(2)
     config = ServerConfig(models=root, control=ControlConfig(mode=mode, load_models=load))
-    store = ModelStore(Repository(root), config, executor)
+    store = ModelStore(Repository(root), config, threads)
     try:
         await asyncio.to_thread(store.load_all)
         yield Plane(store, DataPlane(store, control=mode))
@@ -77,7 +77,7 @@ async def serving(root: Path, mode: ControlMode = "explicit", *load: str) -> Asy
             await store.settled()
     finally:
         store.close()
-        executor.shutdown()
+        threads.shutdown(wait=True)
 
 
 def replace_model(root: Path, content: bytes, name: str = "m", version: int = 1) -> None:
@@ -460,10 +460,10 @@ async def test_a_new_version_replays_its_golden_samples_before_it_takes_traffic(
 
 @in_event_loop
 async def test_watching_goes_on_until_it_is_cancelled(tmp_path: Path) -> None:
-    executor = ThreadPoolExecutor(1)
+    threads = RunThreads(1)
     control = ControlConfig(mode="poll", poll_interval_s=0.001)
     store = ModelStore(
-        Repository(tmp_path), ServerConfig(models=tmp_path, control=control), executor
+        Repository(tmp_path), ServerConfig(models=tmp_path, control=control), threads
     )
     await asyncio.to_thread(store.load_all)
     watching = asyncio.create_task(store.watch())
@@ -478,7 +478,7 @@ async def test_watching_goes_on_until_it_is_cancelled(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await watching
     store.close()
-    executor.shutdown()
+    threads.shutdown(wait=True)
 
 
 def test_what_changes_while_it_is_loaded_is_found_again(tmp_path: Path) -> None:

@@ -113,7 +113,6 @@ def test_a_version_without_a_name_is_refused(call: Caller) -> None:
         call("ModelStatistics", version="1")
 
 
-@pytest.mark.xfail(reason="the batcher records nothing yet")
 def test_a_window_of_requests_shows_in_every_count(call: Caller) -> None:
     """``queue.count`` must grow though nothing queues, or perf_analyzer finds no version."""
     before = call("ModelStatistics", name="mlp").model_stats[0]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hlserve.errors import (
     VersionNotFoundError,
 )
 from hlserve.repository import Metadata, Repository, TensorSpec, publish
+from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.session import Session
 from hlserve.serving.store import ModelStore
@@ -25,9 +25,9 @@ from tests.serving import models
 
 
 def make_store(root: Path) -> ModelStore:
-    executor = ThreadPoolExecutor(1)
-    store = ModelStore(Repository(root), ServerConfig(models=root), executor)
-    executor.shutdown()  # nothing runs here
+    threads = RunThreads(1)
+    store = ModelStore(Repository(root), ServerConfig(models=root), threads)
+    threads.shutdown(wait=True)  # nothing runs here
     return store
 
 

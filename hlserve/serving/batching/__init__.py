@@ -1,0 +1,6 @@
+"""Many requests, one run, each answer as if it had run alone."""
+
+from hlserve.serving.batching.batcher import DynamicBatcher
+from hlserve.serving.batching.run_threads import RunThreads
+
+__all__ = ["DynamicBatcher", "RunThreads"]

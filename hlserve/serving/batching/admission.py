@@ -1,0 +1,111 @@
+"""Whether a request can be answered in time: by what waits before it and what runs took so far.
+
+Work that comes too late is worse than none: at three times the load that a server can bear,
+answers that arrive just after their deadlines would be all it gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hlserve.errors import DeadlineExceededError
+from hlserve.serving.batching.estimates import INLINE_RUN_S, RunTimes
+from hlserve.serving.batching.pending import Pending
+from hlserve.serving.batching.queue import RequestQueue
+from hlserve.serving.batching_config import BatchingConfig
+
+# The answer's way from the loop to the client's hands, and the request's before its deadline was
+# read: encoding, two sockets and two event loops, all of them busy under overload. For a short run
+# no more than the run: one that was for nothing costs little, and its deadline may be as short.
+WAY_BACK_S = 0.002
+# Of the time that runs usually stray from their mean.
+_DEVIATIONS = 2.0
+# Of the time in the queue. Under overload a shorter queue costs no throughput, a wrong guess a run.
+_QUEUE_MARGIN = 0.25
+
+
+class Admission:
+    """Refuses what would come too late.
+
+    Args:
+        config: how much one run takes.
+        queue: what waits.
+        times: what runs took.
+        instances: how many runs may go on at once.
+        label: how messages name the model.
+    """
+
+    def __init__(
+        self,
+        config: BatchingConfig,
+        queue: RequestQueue,
+        times: RunTimes,
+        *,
+        instances: int,
+        label: str,
+    ) -> None:
+        self._config = config
+        self._queue = queue
+        self._times = times
+        self._instances = instances
+        self._label = label
+
+    def check(self, pending: Pending, now_s: float, running_until_s: Sequence[float]) -> None:
+        """Checks a request that comes now.
+
+        Args:
+            pending: not in the queue yet.
+            now_s: on the clock of its deadline.
+            running_until_s: when each run in flight is expected to end.
+
+        Raises:
+            DeadlineExceededError: it cannot be answered in time.
+        """
+        if pending.deadline_s is None:
+            return
+        left_s = pending.deadline_s - now_s
+        if not running_until_s and not len(self._queue):
+            wait_s = self.least_s(pending.elements)
+        else:
+            wait_s = self._wait_s(pending, now_s, running_until_s)
+        if wait_s <= left_s:
+            return
+        if not running_until_s:
+            self._times.relax()
+        raise DeadlineExceededError(
+            f"{self._label}: the request cannot be answered in time: "
+            f"{self._queue.ahead(pending.level).rows} rows wait, about {wait_s * 1000:.1f} ms, "
+            f"{max(0.0, left_s) * 1000:.1f} ms left"
+        )
+
+    def least_s(self, elements: int) -> float:
+        """What an answer takes from the beginning of its run, unless things go worse than usual."""
+        run = self._times.expected(elements)
+        if not run.mean_s:
+            return 0.0
+        least_s = run.mean_s + _DEVIATIONS * run.deviation_s + min(WAY_BACK_S, run.mean_s)
+        return least_s if run.mean_s <= INLINE_RUN_S else least_s + self._times.overhead_s
+
+    def _wait_s(self, pending: Pending, now_s: float, running_until_s: Sequence[float]) -> float:
+        ahead = self._queue.ahead(pending.level)
+        if pending.key is None:
+            runs, elements = ahead.requests, ahead.elements // max(1, ahead.requests)
+            if self._config.max_rows > 1:  # the others may be joined: the least that it can be
+                runs = min(runs, ahead.rows // self._config.max_rows)
+            own_elements = pending.elements
+        else:
+            runs, rest = divmod(ahead.rows + pending.rows - 1, self._config.max_rows)
+            per_row = (ahead.elements + pending.elements) / (ahead.rows + pending.rows)
+            elements = int(per_row * self._config.max_rows)
+            own_elements = int(per_row * (rest + 1))
+        own = self._times.expected(own_elements)
+        if not own.mean_s:
+            return 0.0  # nothing is known yet
+        full = self._times.expected(elements)
+        rounds = runs // self._instances
+        queue_s = rounds * (full.mean_s + self._times.overhead_s)
+        queue_s += _DEVIATIONS * full.deviation_s * math.sqrt(rounds)
+        if len(running_until_s) >= self._instances:
+            queue_s += max(0.0, min(running_until_s) - now_s)
+        return (1 + _QUEUE_MARGIN) * queue_s + self.least_s(own_elements)

@@ -1,0 +1,89 @@
+"""How long runs take, by what was measured: for short runs inline, and for admission."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# A run shorter than this goes inline: a worker thread costs about 60 us to wake and to answer,
+# and the event loop can bear so short a pause.
+INLINE_RUN_S = 0.0002
+
+_SMOOTHING = 0.25  # weight of the newest measurement
+# A first run allocates and tunes; before so many measurements nobody is refused on their strength.
+_TRUSTED_COUNT = 3
+
+
+@dataclass(slots=True)
+class Times:
+    """Smoothed seconds: how long, how far from that as a rule, and the least there was."""
+
+    mean_s: float
+    deviation_s: float
+    least_s: float
+    count: int = 1
+
+    def add(self, seconds: float) -> None:
+        """Moves toward a measurement."""
+        error_s = seconds - self.mean_s
+        self.mean_s += _SMOOTHING * error_s
+        self.deviation_s += _SMOOTHING * (abs(error_s) - self.deviation_s)
+        self.least_s = min(self.least_s, seconds)
+        self.count += 1
+
+    def relax(self) -> None:
+        """Moves toward the least seen."""
+        self.mean_s += _SMOOTHING * (self.least_s - self.mean_s)
+        self.deviation_s -= _SMOOTHING * self.deviation_s
+
+
+_UNKNOWN = Times(0.0, 0.0, 0.0)
+
+
+class RunTimes:
+    """The times of one model's runs, by the size of their inputs (a power of two of elements)."""
+
+    def __init__(self) -> None:
+        self._by_size: dict[int, Times] = {}
+        self._overhead = Times(0.0, 0.0, 0.0, count=0)
+
+    @property
+    def overhead_s(self) -> float:
+        """What a run in a worker takes beside the run: waking it, and coming back to the loop."""
+        return self._overhead.mean_s
+
+    def measured_s(self, elements: int) -> float:
+        """The mean for this very size; infinite where it was not seen yet."""
+        times = self._by_size.get(elements.bit_length())
+        return float("inf") if times is None else times.mean_s
+
+    def expected(self, elements: int) -> Times:
+        """What to reckon with; where the size was not seen, that of the next smaller one.
+
+        All zero where there is none: what is not known refuses nobody.
+        """
+        for size in range(elements.bit_length(), -1, -1):
+            times = self._by_size.get(size)
+            if times is not None and times.count >= _TRUSTED_COUNT:
+                return times
+        return _UNKNOWN
+
+    def record(self, elements: int, seconds: float) -> None:
+        """Takes in one run."""
+        times = self._by_size.get(elements.bit_length())
+        if times is None:
+            self._by_size[elements.bit_length()] = Times(seconds, 0.0, seconds)
+        else:
+            times.add(seconds)
+
+    def record_overhead(self, seconds: float) -> None:
+        """Takes in what one run took beside the run."""
+        self._overhead.add(max(0.0, seconds))
+
+    def relax(self) -> None:
+        """Moves every estimate toward the least seen.
+
+        Called where a request is refused while nothing runs: without runs nothing is measured, and
+        one slow moment would refuse everybody for ever.
+        """
+        for times in (*self._by_size.values(), self._overhead):
+            times.relax()

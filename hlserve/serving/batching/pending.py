@@ -1,0 +1,85 @@
+"""One waiting request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from hlserve.serving.statistics import Phases
+
+Array = NDArray[Any]
+Outputs = Mapping[str, Array]
+
+
+class Answer(NamedTuple):
+    """The outputs of one request, and what it spent in each phase."""
+
+    outputs: Outputs
+    phases: Phases
+
+
+@dataclass(eq=False, slots=True)
+class Pending:
+    """A request from its admission to its answer.
+
+    Attributes:
+        inputs: by name.
+        outputs: the names asked for, sorted.
+        rows: how many it counts.
+        key: says which others it may run with; None: none.
+        level: its priority, from 1.
+        arrived_ns: on the batcher's clock.
+        deadline_s: on the event loop's clock, which is the same one; None: none.
+        answer: what its caller waits for.
+        elements: of all inputs.
+        size_bytes: of all inputs.
+        taken_ns: when it left the queue for a run; 0: not yet.
+        lane: which line of the queue it stands in; None: in none.
+        timers: what fires when it has waited too long.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: tuple[str, ...]
+    rows: int
+    key: object | None
+    level: int
+    arrived_ns: int
+    deadline_s: float | None
+    answer: asyncio.Future[Answer]
+    elements: int = 0
+    size_bytes: int = 0
+    taken_ns: int = 0
+    lane: int | None = None
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for array in self.inputs.values():
+            self.elements += array.size
+            self.size_bytes += array.nbytes
+            if array.dtype.kind == "O":  # pointers; the text lies elsewhere
+                self.size_bytes += sum(len(element) for element in array.ravel().tolist())
+
+    def is_wanted(self, now_s: float) -> bool:
+        """Whether somebody still waits for the answer."""
+        in_time = self.deadline_s is None or now_s < self.deadline_s
+        return in_time and not self.answer.done()
+
+    def fail(self, error: Exception) -> None:
+        """Answers with an error, unless the caller has gone."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def stop_timers(self) -> None:
+        """Nothing fires any more."""
+        for timer in self.timers:
+            timer.cancel()
+        self.timers.clear()
+
+
+def total_elements(batch: Sequence[Pending]) -> int:
+    """Of all inputs of all requests."""
+    return sum(pending.elements for pending in batch)

@@ -1,0 +1,135 @@
+"""One batch, run: rows joined, the answers taken apart, and a bad row failing alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from hlserve.serving.batching.pending import Array, Outputs, Pending, total_elements
+
+Run = Callable[[Mapping[str, Array], Sequence[str]], Outputs]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Execution(NamedTuple):
+    """One run that answered, and where its time went."""
+
+    rows: int
+    elements: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What became of a batch.
+
+    Attributes:
+        answers: for each request outputs and the run that gave them, an error, or None: nobody
+            waited any more right before the run, so it did not run.
+        executions: the runs that answered.
+        changed_rows: whether the joined run gave a number of rows that cannot be taken apart.
+        started_ns: when the worker began.
+        ended_ns: when it ended.
+    """
+
+    answers: list[tuple[Outputs, Execution] | Exception | None] = field(default_factory=list)
+    executions: list[Execution] = field(default_factory=list)
+    changed_rows: bool = False
+    started_ns: int = 0
+    ended_ns: int = 0
+
+
+class BatchRun:
+    """Runs batches of one model; safe from several threads at once where ``run`` is.
+
+    Args:
+        run: inputs, names of outputs -> outputs.
+        clock_ns: a monotonic clock, the one that deadlines are on.
+        label: how messages name the model.
+    """
+
+    def __init__(self, run: Run, clock_ns: Callable[[], int], label: str) -> None:
+        self._run = run
+        self._clock_ns = clock_ns
+        self._label = label
+
+    def __call__(self, batch: Sequence[Pending]) -> BatchResult:
+        """An answer or an error for each; if the joined run fails, each runs alone.
+
+        Never raises: an error that reached nobody would leave its callers waiting.
+        """
+        result = BatchResult(started_ns=self._clock_ns())
+        wanted = [pending for pending in batch if pending.is_wanted(result.started_ns / 1e9)]
+        joined = self._joined(wanted, result) if len(wanted) > 1 else None
+        if joined is None:
+            result.answers = [self._alone(pending, result) for pending in batch]
+        else:
+            by_request = dict(zip(wanted, joined, strict=True))
+            execution = result.executions[-1]
+            result.answers = [
+                (by_request[pending], execution) if pending in by_request else None
+                for pending in batch
+            ]
+        result.ended_ns = self._clock_ns()
+        return result
+
+    def _joined(self, batch: Sequence[Pending], result: BatchResult) -> list[Outputs] | None:
+        """Each request's outputs from one run; None: they cannot be had that way."""
+        begun_ns = self._clock_ns()
+        try:
+            names = batch[0].inputs
+            inputs = {name: np.concatenate([p.inputs[name] for p in batch]) for name in names}
+            joined_ns = self._clock_ns()
+            outputs = self._run(inputs, batch[0].outputs)
+            ran_ns = self._clock_ns()
+            answers = _split(outputs, [pending.rows for pending in batch])
+        except Exception:
+            # One bad row must not fail its neighbours; alone, the culprit raises it again.
+            _LOG.debug("%s: a joined run failed, going one by one", self._label, exc_info=True)
+            return None
+        if answers is None:
+            result.changed_rows = True
+            return None
+        result.executions.append(
+            Execution(
+                rows=sum(pending.rows for pending in batch),
+                elements=total_elements(batch),
+                input_ns=joined_ns - begun_ns,
+                infer_ns=ran_ns - joined_ns,
+                output_ns=self._clock_ns() - ran_ns,
+            )
+        )
+        return answers
+
+    def _alone(
+        self, pending: Pending, result: BatchResult
+    ) -> tuple[Outputs, Execution] | Exception | None:
+        begun_ns = self._clock_ns()
+        if not pending.is_wanted(begun_ns / 1e9):
+            return None
+        try:
+            outputs = self._run(pending.inputs, pending.outputs)
+        except Exception as error:  # handed to the caller, who raises it
+            return error
+        infer_ns = self._clock_ns() - begun_ns
+        execution = Execution(pending.rows, pending.elements, 0, infer_ns, 0)
+        result.executions.append(execution)
+        return outputs, execution
+
+
+def _split(outputs: Outputs, rows: Sequence[int]) -> list[Outputs] | None:
+    """Each request's part of every output; None: an output has another number of rows."""
+    ends = np.cumsum(rows).tolist()
+    if any(array.ndim == 0 or array.shape[0] != ends[-1] for array in outputs.values()):
+        return None
+    return [
+        {name: array[start:end] for name, array in outputs.items()}
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]

@@ -1,0 +1,146 @@
+"""Runs at once: instances, the threads of all models, the order of answers, and the counts."""
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from hlserve.serving.batching import DynamicBatcher, RunThreads
+from hlserve.serving.batching_config import BatchingConfig
+from tests.serving.batching_bench import Array, Bench, on_bench, turns
+
+# ----- instances, threads, order -----
+
+
+def test_instances_run_at_once_as_far_as_the_threads_go() -> None:
+    async def main(bench: Bench) -> int:
+        target = bench.batcher(max_rows=1, instances=3, cost=2)
+        tasks = [bench.ask(target, float(n)) for n in range(5)]
+        await turns()
+        for _ in range(2):  # four threads, two a run
+            await asyncio.to_thread(bench.started.acquire)
+        await turns()
+        at_once = len(bench.runs)
+        await bench.finish(*tasks)
+        return at_once
+
+    assert on_bench(main, threads=4) == 2
+
+
+def test_instances_that_waited_for_threads_all_start_when_they_are_free() -> None:
+    async def main(bench: Bench) -> int:
+        other, target = bench.batcher(cost=2), bench.batcher(max_rows=1, instances=2)
+        first = await bench.busy(other)
+        tasks = [bench.ask(target, float(n)) for n in range(1, 3)]
+        await turns()
+        assert bench.runs == [[0.0]]
+        await bench.finish(first)
+        for _ in tasks:
+            assert await asyncio.to_thread(bench.started.acquire, timeout=20)
+        await bench.finish(*tasks)
+        return len(bench.runs)
+
+    assert on_bench(main, threads=2) == 3
+
+
+def test_a_run_that_wants_more_than_all_threads_takes_all() -> None:
+    async def main(bench: Bench) -> None:
+        (answer,) = await bench.finish(bench.ask(bench.batcher(cost=64), 1.0))
+        assert isinstance(answer, dict)
+
+    on_bench(main, threads=2)
+
+
+def test_models_that_share_a_thread_take_turns() -> None:
+    async def main(bench: Bench) -> list[list[float]]:
+        busy, other = bench.batcher(max_rows=1), bench.batcher(max_rows=1)
+        first = await bench.busy(busy)
+        flood = [bench.ask(busy, 1.0) for _ in range(6)]
+        rest = [bench.ask(other, 2.0) for _ in range(3)]
+        await turns()
+        await bench.finish(first, *flood, *rest)
+        return bench.runs[1:7]
+
+    assert sorted(on_bench(main)) == [[1.0]] * 3 + [[2.0]] * 3
+
+
+def test_the_budget_is_never_exceeded_and_serves_in_order() -> None:
+    threads = RunThreads(4)
+    started: list[int] = []
+    for number, cost in enumerate((3, 2, 1, 4)):
+        threads.request(cost, lambda number=number: started.append(number))  # type: ignore[misc]
+    assert started == [0]  # the second does not fit, and the third must not overtake it
+    threads.release(3)
+    assert started == [0, 1, 2]
+    threads.release(2)
+    assert started == [0, 1, 2]
+    threads.release(1)
+    assert started == [0, 1, 2, 3]
+    threads.shutdown(wait=True)
+
+
+@pytest.mark.parametrize("preserves", [False, True])
+def test_answers_leave_in_the_order_of_their_requests_where_that_is_asked_for(
+    preserves: bool,
+) -> None:
+    gates = {value: threading.Event() for value in (1.0, 2.0, 3.0)}
+
+    def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        assert gates[float(inputs["x"][0, 0])].wait(20)
+        return {"y": inputs["x"]}
+
+    async def main(bench: Bench) -> list[float]:
+        target = DynamicBatcher(
+            run,
+            BatchingConfig(max_rows=1, preserve_ordering=preserves),
+            bench.threads,
+            label="model 'm'",
+            joins=True,
+            instances=3,
+        )
+        order: list[float] = []
+
+        async def one(value: float) -> None:
+            await bench.ask(target, value)
+            order.append(value)
+
+        tasks = {value: asyncio.ensure_future(one(value)) for value in gates}
+        await turns()
+        gates[3.0].set()
+        gates[2.0].set()
+        if preserves:
+            tasks[2.0].cancel()  # one that goes away holds nobody up
+        else:
+            await asyncio.wait([tasks[2.0], tasks[3.0]])
+        gates[1.0].set()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return order
+
+    order = on_bench(main, threads=3)
+    assert order == [1.0, 3.0] if preserves else order[-1] == 1.0
+
+
+# ----- statistics -----
+
+
+def test_statistics_count_requests_rows_runs_and_phases() -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher(max_rows=8)
+        first = await bench.busy(target)
+        rest = [bench.ask(target, 1.0, rows=2), bench.ask(target, 2.0, rows=3)]
+        await turns()
+        assert bench.statistics.pending == 3
+        await bench.finish(first)
+        await bench.finish(*rest)
+        counts = bench.statistics
+        assert counts.pending == 0
+        assert (counts.success.count, counts.inference_count, counts.execution_count) == (3, 6, 2)
+        assert {rows: batch.count for rows, batch in counts.batches.items()} == {1: 1, 5: 1}
+        assert counts.queue.count == counts.compute_infer.count == 3
+        assert counts.queue.ns == 2 * 10_000_000  # both waited for the first run
+        assert counts.compute_infer.ns == 3 * 10_000_000
+        assert counts.success.ns == 5 * 10_000_000
+        assert counts.fail.count == 0
+
+    on_bench(main)
