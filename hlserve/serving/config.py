@@ -12,6 +12,7 @@ from google.protobuf import json_format
 
 from hlserve.errors import ConfigError
 from hlserve.pb.messages import model_config
+from hlserve.serving.observing import LogConfig, MetricsConfig, TracingConfig
 
 _MAX_THREADS = 1024
 
@@ -42,7 +43,13 @@ class BatchingConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Everything that ``hlserve serve`` can be told."""
+    """Everything that ``hlserve serve`` can be told.
+
+    Attributes:
+        metrics: None: no metrics, and histograms are not recorded.
+        tracing: None: no traces.
+        log: which calls are logged; ``logs.configure`` applies the rest of it to the process.
+    """
 
     models: Path
     host: str = "127.0.0.1"
@@ -51,6 +58,9 @@ class ServerConfig:
     provider: str = "cpu"
     intra_op_threads: int = 1
     drain_timeout_s: float = 30.0
+    metrics: MetricsConfig | None = None
+    tracing: TracingConfig | None = None
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -70,6 +80,7 @@ class ModelConfig:
         max_request_rows: the most rows one request may bring; None: no bound.
         latest_versions: how many of the newest versions to serve; None: all.
         specific_versions: serve exactly these; empty: ``latest_versions`` decides.
+        histograms: whether its statistics record how the times spread.
     """
 
     batching: BatchingConfig
@@ -77,6 +88,7 @@ class ModelConfig:
     max_request_rows: int | None = None
     latest_versions: int | None = 1
     specific_versions: tuple[int, ...] = ()
+    histograms: bool = True
 
     def choose_versions(self, versions: list[int]) -> list[int]:
         """Which of the versions on disk (ascending) are served.
@@ -119,6 +131,7 @@ def read_model_config(name: str, content: Mapping[str, Any], defaults: ServerCon
         max_request_rows=message.max_batch_size or None,
         latest_versions=latest_versions,
         specific_versions=specific_versions,
+        histograms=defaults.metrics is not None,
     )
 
 

@@ -19,6 +19,7 @@ from hlserve.serving.checks import check_request
 from hlserve.serving.model import ServedModel
 from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.session import TensorInfo
+from hlserve.serving.statistics import Phases, failure_reason
 from hlserve.serving.store import ModelStore
 
 SERVER_NAME = "hlserve"
@@ -129,6 +130,20 @@ class DataPlane:
         if self._is_draining:
             raise ShuttingDownError("the server is shutting down and takes no new request")
         model = self._store.get(request.model_name, request.model_version)
+        statistics = model.statistics
+        started_ns = time.perf_counter_ns()
+        statistics.pending += 1
+        try:
+            response = await self._infer(model, request)
+        except BaseException as error:
+            statistics.failed(failure_reason(error), time.perf_counter_ns() - started_ns)
+            raise
+        finally:
+            statistics.pending -= 1
+        statistics.answered(response.rows, time.perf_counter_ns() - started_ns, response.phases)
+        return response
+
+    async def _infer(self, model: ServedModel, request: InferRequest) -> InferResponse:
         check_request(model, request)
         wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
         self._begin()
@@ -145,6 +160,9 @@ class DataPlane:
             model_version=str(model.version),
             request_id=request.request_id,
             outputs={name: outputs[name] for name in wanted},
+            rows=next(iter(request.inputs.values())).shape[0] if model.joins else 1,
+            phases=Phases(),
+            statistics=model.statistics,
         )
 
     def health_check(self, service: str) -> bool:

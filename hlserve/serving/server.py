@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from hlserve.repository import Repository
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.metrics import CallCounter, MetricsServer, snapshots_of
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
-from hlserve.serving.transports.entry import Entry
+from hlserve.serving.transports.entry import Entry, Stage
 from hlserve.serving.transports.grpcio import GrpcioServer
 
 # After the last answer was made, its bytes still have to leave.
@@ -44,12 +45,20 @@ class Server:
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
         self._data_plane = DataPlane(self._store)
-        self._transport = GrpcioServer(Entry(Calls(self._data_plane)), config.host, config.port)
+        self._calls = CallCounter()
+        entry = Entry(Calls(self._data_plane), self._stages())
+        self._transport = GrpcioServer(entry, config.host, config.port)
+        self._metrics: MetricsServer | None = None
 
     @property
     def port(self) -> int:
         """The port that was bound."""
         return self._transport.port
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port where metrics are; None: they are not served."""
+        return None if self._metrics is None else self._metrics.port
 
     @property
     def models(self) -> list[ServedModel]:
@@ -61,7 +70,9 @@ class Server:
 
         Raises:
             RepositoryError: no model could be loaded.
+            UnavailableError: the port for metrics cannot be bound.
         """
+        self._start_metrics()
         await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
 
@@ -79,7 +90,23 @@ class Server:
             )
         await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._executor.shutdown(wait=is_clean, cancel_futures=True)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         return is_clean
+
+    def _stages(self) -> list[Stage]:
+        """What stands around every call, from the outside in."""
+        stages: list[Stage] = []
+        if self._config.metrics is not None:
+            stages.append(self._calls)  # outermost: it counts what the others refuse
+        return stages
+
+    def _start_metrics(self) -> None:
+        wanted = self._config.metrics
+        if wanted is None or wanted.port is None:
+            return
+        snapshot = snapshots_of(asyncio.get_running_loop(), self._store.ready_models, self._calls)
+        self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
 
 
 async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> bool:

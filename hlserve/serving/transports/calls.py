@@ -6,6 +6,7 @@ awaits the call that the row names, and serializes the answer.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from hlserve.errors import InvalidRequestError, UnsupportedError
 from hlserve.pb.messages import health, inference, message_class
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
+from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.request import InferRequest
 
@@ -33,12 +35,14 @@ class CallContext:
         deadline_s: on the event loop's clock; None: no deadline.
         metadata: the client's headers, names in lower case; binary ones are left out.
         peer: where the call comes from, for the log.
+        record: what becomes known of the call while it is answered.
     """
 
     rpc: Rpc
     deadline_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
+    record: CallRecord = field(default_factory=CallRecord)
 
 
 UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]
@@ -127,13 +131,22 @@ class Calls:
         self, request: inference.ModelInferRequest, context: CallContext
     ) -> inference.ModelInferResponse:
         """Runs a request; always answers raw."""
+        record = context.record
+        record.model, record.version = request.model_name, request.model_version
+        record.request_id = request.id
         answer = await self._data_plane.model_infer(_infer_request(request, context))
+        record.version, record.phases = answer.model_version, answer.phases
+        record.rows += answer.rows
+        record.answered_ns = time.time_ns()
+        started_ns = time.perf_counter_ns()
         response = inference.ModelInferResponse(
             model_name=answer.model_name,
             model_version=answer.model_version,
             id=answer.request_id,
         )
-        return codec.encode_outputs(response, answer.outputs)
+        codec.encode_outputs(response, answer.outputs)
+        answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
+        return response
 
     async def health_check(
         self, request: health.HealthCheckRequest, context: CallContext

@@ -52,7 +52,9 @@ def _unary(rpc: Rpc, entry: Entry) -> Callable[[bytes, Context], Awaitable[bytes
 
     async def handle(data: bytes, context: Context) -> bytes:
         async with _errors_as_statuses(rpc, context):
-            response = await call(parse(rpc, data), _call_context(rpc, context))
+            call_context = _call_context(rpc, context)
+            call_context.record.request_bytes = len(data)
+            response = await call(parse(rpc, data), call_context)
             return response.SerializeToString()
 
     return handle
@@ -63,13 +65,17 @@ def _stream(
 ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
     call = entry.stream(rpc)
 
-    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async def parsed(
+        requests: AsyncIterator[bytes], call_context: CallContext
+    ) -> AsyncIterator[Message]:
         async for data in requests:
+            call_context.record.request_bytes += len(data)
             yield parse(rpc, data)
 
     async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async with _errors_as_statuses(rpc, context):
-            async for response in call(parsed(requests), _call_context(rpc, context)):
+            call_context = _call_context(rpc, context)
+            async for response in call(parsed(requests, call_context), call_context):
                 yield response.SerializeToString()
 
     return handle
