@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +11,63 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from hlserve.serving.observing import (
+        LogConfig,
+        MetricsConfig,
+        TraceExporter,
+        TracingConfig,
+    )
     from hlserve.serving.server import Server
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     """An option that HLSERVE_<NAME> in the environment sets too."""
     variable = "HLSERVE_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
+
+
+def _observing_options(command: _Command) -> _Command:
+    """Metrics, traces and the log."""
+    for option in reversed(
+        (
+            _option(
+                "--metrics-port",
+                type=click.IntRange(0, 65535),
+                default=8002,
+                help="GET /metrics, for Prometheus; 0 takes a free one.",
+            ),
+            _option("--metrics-host", help="Address to bind for metrics.  [default: --host]"),
+            _option("--no-metrics", is_flag=True, help="No metrics, and no histograms."),
+            _option(
+                "--trace",
+                type=click.Choice(("none", "console", "otlp")),
+                default="none",
+                help="Where OpenTelemetry spans go; needs hlserve[otel].",
+            ),
+            _option(
+                "--trace-otlp",
+                metavar="ENDPOINT",
+                help="Send spans there, else as the OTEL_* variables say.",
+            ),
+            _option(
+                "--trace-rate",
+                type=click.FloatRange(0, 1),
+                default=1.0,
+                help="Share of calls traced where the caller has not decided.",
+            ),
+            _option(
+                "--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr."
+            ),
+            _option("--log-format", type=click.Choice(("plain", "json")), default="plain"),
+            _option("--access-log", is_flag=True, help="A line a call."),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(name="serve")
@@ -60,8 +104,8 @@ def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     default=30.0,
     help="How long requests in flight may take after SIGTERM.",
 )
-@_option("--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr.")
-def command(models: Path, log_level: str, **options: Any) -> int:
+@_observing_options
+def command(models: Path, **options: Any) -> int:
     """Serve every model in MODELS_DIR over gRPC (Open Inference Protocol v2).
 
     Every option can also be given in the environment. SIGTERM drains: not ready first, then
@@ -73,10 +117,12 @@ def command(models: Path, log_level: str, **options: Any) -> int:
       hlserve serve models --port 9000 --max-batch-size 128
       HLSERVE_HOST=0.0.0.0 hlserve serve models
     """  # noqa: D301 - click's mark for a block that keeps its lines
-    logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
+    from hlserve.serving import logs
     from hlserve.serving.config import BatchingConfig, ServerConfig
     from hlserve.serving.server import serve
 
+    metrics, tracing, log = _observing(options)
+    logs.configure(log)
     config = ServerConfig(
         models=models,
         host=options["host"],
@@ -89,6 +135,9 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         provider=options["provider"],
         intra_op_threads=options["intra_op_threads"],
         drain_timeout_s=options["drain_timeout_s"],
+        metrics=metrics,
+        tracing=tracing,
+        log=log,
     )
 
     def on_ready(server: Server) -> None:
@@ -98,3 +147,20 @@ def command(models: Path, log_level: str, **options: Any) -> int:
 
     is_clean = asyncio.run(serve(config, on_ready=on_ready))
     return 0 if is_clean else 1
+
+
+def _observing(
+    options: dict[str, Any],
+) -> tuple[MetricsConfig | None, TracingConfig | None, LogConfig]:
+    from hlserve.serving.observing import LogConfig, MetricsConfig, TracingConfig
+
+    metrics = None
+    if not options["no_metrics"]:
+        metrics = MetricsConfig(host=options["metrics_host"] or "", port=options["metrics_port"])
+    tracing = None
+    endpoint = options["trace_otlp"]
+    if options["trace"] != "none" or endpoint is not None:
+        exporter: TraceExporter = "console" if options["trace"] == "console" else "otlp"
+        tracing = TracingConfig(exporter, endpoint, options["trace_rate"])
+    log = LogConfig(options["log_level"], options["log_format"], options["access_log"])
+    return metrics, tracing, log

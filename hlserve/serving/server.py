@@ -8,10 +8,12 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from hlserve.repository import Repository
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.logs import CallLog
 from hlserve.serving.metrics import CallCounter, MetricsServer, snapshots_of
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
@@ -19,6 +21,9 @@ from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
 from hlserve.serving.transports.entry import Entry, Stage
 from hlserve.serving.transports.grpcio import GrpcioServer
+
+if TYPE_CHECKING:
+    from hlserve.serving.tracing import Tracing
 
 # After the last answer was made, its bytes still have to leave.
 _LAST_BYTES_GRACE_S = 1.0
@@ -34,6 +39,7 @@ class Server:
 
     Raises:
         ConfigError: there is no such provider.
+        MissingDependencyError: traces are asked for without the extra otel.
         ProviderError: this installation does not have the provider.
         RepositoryError: the repository is no folder, or holds no model.
         UnavailableError: the address cannot be bound.
@@ -46,6 +52,7 @@ class Server:
         self._store = ModelStore(Repository(config.models), config, self._executor)
         self._data_plane = DataPlane(self._store)
         self._calls = CallCounter()
+        self._tracing = self._make_tracing()
         entry = Entry(Calls(self._data_plane), self._stages())
         self._transport = GrpcioServer(entry, config.host, config.port)
         self._metrics: MetricsServer | None = None
@@ -92,6 +99,8 @@ class Server:
         self._executor.shutdown(wait=is_clean, cancel_futures=True)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         return is_clean
 
     def _stages(self) -> list[Stage]:
@@ -99,7 +108,17 @@ class Server:
         stages: list[Stage] = []
         if self._config.metrics is not None:
             stages.append(self._calls)  # outermost: it counts what the others refuse
+        stages.append(CallLog(access=self._config.log.access))
+        if self._tracing is not None:
+            stages.append(self._tracing)
         return stages
+
+    def _make_tracing(self) -> Tracing | None:
+        if self._config.tracing is None:
+            return None
+        from hlserve.serving.tracing import Tracing  # the extra otel
+
+        return Tracing(self._config.tracing)
 
     def _start_metrics(self) -> None:
         wanted = self._config.metrics
@@ -107,6 +126,7 @@ class Server:
             return
         snapshot = snapshots_of(asyncio.get_running_loop(), self._store.ready_models, self._calls)
         self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
+        _LOG.info("metrics on port %d", self._metrics.port)
 
 
 async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> bool:

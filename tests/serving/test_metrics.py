@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def get(
         connection.close()
 
 
-@cache
+@lru_cache(maxsize=4)
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """By name as it is on the wire: the parser adds _total to every counter."""
     return {
@@ -260,7 +260,7 @@ def test_a_version_that_is_unloaded_is_gone() -> None:
         served.pop(0)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 @pytest.mark.parametrize("accept", ["", OPEN_METRICS])
 def test_labels_are_escaped(accept: str, name: str) -> None:
@@ -321,7 +321,7 @@ def test_a_snapshot_travels_as_json(records: list[Any]) -> None:
     assert msgspec.json.decode(msgspec.json.encode(snapshot), type=Snapshot) == snapshot
 
 
-@settings(deadline=None)  # the parser takes its time
+@settings(deadline=None, max_examples=30)  # the parser takes its time
 @given(records=RECORDS)
 def test_the_histogram_of_batches_counts_every_run(records: list[Any]) -> None:
     text = render(recorded(records), CpuClock())[0].decode()
