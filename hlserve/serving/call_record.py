@@ -32,3 +32,7 @@ class CallRecord:
     phases: Phases | None = None
     answered_ns: int = 0
     trace_id: str = ""
+
+    def asks(self, model: str, version: str, request_id: str = "") -> None:
+        """Notes what the client wrote."""
+        self.model, self.version, self.request_id = model, version, request_id

@@ -74,8 +74,8 @@ class CallLog:
         if self._access:
             assert isinstance(begun, float)
             fields = _fields(context, status, time.perf_counter() - begun)
-            _ACCESS.info("%s %s", context.rpc.path, status, extra={"fields": fields})
-        elif isinstance(error, HlserveError) and status != INTERNAL:  # the transport logs those
+            _ACCESS.info("call", extra={"fields": fields})
+        if isinstance(error, HlserveError) and status != INTERNAL:  # the transport logs those
             _REFUSALS.info(
                 "%s refused, %s: %s",
                 *(context.rpc.path, status, error),

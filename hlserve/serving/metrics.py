@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +20,7 @@ from typing import Any
 
 from hlserve.errors import UnavailableError
 from hlserve.serving.host import CpuClock
-from hlserve.serving.snapshot import Served, Snapshot, take
+from hlserve.serving.snapshot import Snapshot
 from hlserve.serving.transports.calls import CallContext
 from hlserve.serving.transports.status import outcome_of
 
@@ -49,19 +49,13 @@ class CallCounter:
         self.counts[rpc.service, rpc.name, outcome_of(error)] += 1
 
 
-def snapshots_of(
-    loop: asyncio.AbstractEventLoop, models: Callable[[], Iterable[Served]], calls: CallCounter
+def from_other_threads(
+    snapshot: Callable[[], Snapshot], loop: asyncio.AbstractEventLoop
 ) -> Callable[[], Snapshot]:
-    """What other threads call for a snapshot that is taken on the loop.
-
-    Args:
-        loop: where statistics change.
-        models: what answers now.
-        calls: the counts.
-    """
+    """A way to have ``snapshot`` taken on the loop, where statistics change."""
 
     async def on_loop() -> Snapshot:
-        return take(models(), calls.counts)
+        return snapshot()
 
     def from_thread() -> Snapshot:
         future = asyncio.run_coroutine_threadsafe(on_loop(), loop)

@@ -14,9 +14,10 @@ from hlserve.repository import Repository
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.logs import CallLog
-from hlserve.serving.metrics import CallCounter, MetricsServer, snapshots_of
+from hlserve.serving.metrics import CallCounter, MetricsServer, from_other_threads
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
+from hlserve.serving.snapshot import Snapshot, take
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
 from hlserve.serving.transports.entry import Entry, Stage
@@ -66,6 +67,10 @@ class Server:
     def metrics_port(self) -> int | None:
         """The port where metrics are; None: they are not served."""
         return None if self._metrics is None else self._metrics.port
+
+    def snapshot(self) -> Snapshot:
+        """What the models have done so far; call it on the event loop."""
+        return take(self._store.ready_models(), self._calls.counts)
 
     @property
     def models(self) -> list[ServedModel]:
@@ -124,7 +129,7 @@ class Server:
         wanted = self._config.metrics
         if wanted is None or wanted.port is None:
             return
-        snapshot = snapshots_of(asyncio.get_running_loop(), self._store.ready_models, self._calls)
+        snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
         self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
         _LOG.info("metrics on port %d", self._metrics.port)
 

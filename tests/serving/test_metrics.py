@@ -8,6 +8,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from hlserve.client import InferenceClient
 from hlserve.errors import ConfigError, ServerError, UnavailableError
+from hlserve.rpcs import find
 from hlserve.serving.exposition import render
 from hlserve.serving.host import CpuClock, memory
 from hlserve.serving.observing import MetricsConfig
@@ -142,6 +144,8 @@ def test_counters_are_exact_after_known_requests(server: RunningServer) -> None:
             client.infer("mlp", {"input": np.zeros((1, 7), np.float32)})
         with pytest.raises(ServerError, match="NOT_FOUND"):
             client.infer("absent", ROW)
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+        channel.unary_unary(find("ModelInfer").path)(b"\xff no message", timeout=20)
     _, _, text = get(server)
     assert 'nv_inference_request_success{model="mlp",version="1"} 3.0' in text.splitlines()
     mlp = {"model": "mlp", "version": "1"}
@@ -153,7 +157,7 @@ def test_counters_are_exact_after_known_requests(server: RunningServer) -> None:
             labels = {"model": model, "version": "1", "reason": reason}
             assert value(text, "nv_inference_request_failure", **labels) == (reason == failed)
     calls = {"service": "inference.GRPCInferenceService", "method": "ModelInfer"}
-    for status, count in (("OK", 3), ("INTERNAL", 1), ("INVALID_ARGUMENT", 1), ("NOT_FOUND", 1)):
+    for status, count in (("OK", 3), ("INTERNAL", 1), ("INVALID_ARGUMENT", 2), ("NOT_FOUND", 1)):
         assert value(text, "hlserve_calls_total", **calls, status=status) == count
 
 

@@ -99,6 +99,7 @@ class Calls:
         self, request: inference.ModelReadyRequest, context: CallContext
     ) -> inference.ModelReadyResponse:
         """One model takes requests."""
+        context.record.asks(request.name, request.version)
         ready = self._data_plane.model_ready(request.name, request.version)
         return inference.ModelReadyResponse(ready=ready)
 
@@ -115,6 +116,7 @@ class Calls:
         self, request: inference.ModelMetadataRequest, context: CallContext
     ) -> inference.ModelMetadataResponse:
         """What a model takes and gives."""
+        context.record.asks(request.name, request.version)
         facts = self._data_plane.model_metadata(request.name, request.version)
         response = inference.ModelMetadataResponse(
             name=facts.name,
@@ -132,8 +134,7 @@ class Calls:
     ) -> inference.ModelInferResponse:
         """Runs a request; always answers raw."""
         record = context.record
-        record.model, record.version = request.model_name, request.model_version
-        record.request_id = request.id
+        record.asks(request.model_name, request.model_version, request.id)
         answer = await self._data_plane.model_infer(_infer_request(request, context))
         record.version, record.phases = answer.model_version, answer.phases
         record.rows += answer.rows

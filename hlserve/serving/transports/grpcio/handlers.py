@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from hlserve.errors import HlserveError
+from hlserve.errors import HlserveError, InvalidRequestError
 from hlserve.rpcs import RPCS, SERVICES, Rpc
 from hlserve.serving.dataplane import deadline_after
 from hlserve.serving.transports.calls import CallContext, parse
@@ -54,7 +54,11 @@ def _unary(rpc: Rpc, entry: Entry) -> Callable[[bytes, Context], Awaitable[bytes
         async with _errors_as_statuses(rpc, context):
             call_context = _call_context(rpc, context)
             call_context.record.request_bytes = len(data)
-            response = await call(parse(rpc, data), call_context)
+            try:
+                request = parse(rpc, data)
+            except InvalidRequestError as error:
+                entry.refuse(call_context, error)
+            response = await call(request, call_context)
             return response.SerializeToString()
 
     return handle
