@@ -29,7 +29,7 @@ PATH = "/metrics"
 # A snapshot takes microseconds once the loop turns; a loop that has not turned for so long hangs.
 _SNAPSHOT_TIMEOUT_S = 10.0
 _IDLE_CONNECTION_S = 10.0
-_CLOSE_WITHIN_S = 0.1  # how often the thread looks whether it shall end
+_CLOSE_WITHIN_S = 0.25  # how often the thread looks whether it shall end
 
 _LOG = logging.getLogger(__name__)
 

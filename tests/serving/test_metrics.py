@@ -1,7 +1,8 @@
 """Metrics as a scraper sees them: names, labels, exact counts, over a real port."""
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http.client import HTTPConnection
@@ -19,11 +20,13 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from hlserve import errors
 from hlserve.client import InferenceClient
 from hlserve.errors import ConfigError, ServerError, UnavailableError
 from hlserve.rpcs import find
 from hlserve.serving.exposition import render
 from hlserve.serving.host import CpuClock, memory
+from hlserve.serving.metrics import MetricsServer
 from hlserve.serving.observing import MetricsConfig
 from hlserve.serving.snapshot import Snapshot, merge, take
 from hlserve.serving.statistics import (
@@ -31,7 +34,9 @@ from hlserve.serving.statistics import (
     HISTOGRAM_BOUNDS_S,
     ModelStatistics,
     Phases,
+    failure_reason,
 )
+from hlserve.serving.transports.status import outcome_of
 from tests.serving import models
 from tests.serving.running import RunningServer, running_server
 
@@ -236,6 +241,50 @@ def test_a_port_in_use_is_told(root: Path) -> None:
             running_server(root, metrics=MetricsConfig(port=port)),
         ):
             pass
+
+
+def scrape(snapshot: Callable[[], Snapshot], host: str) -> int:
+    server = MetricsServer(snapshot, host, 0)
+    connection = HTTPConnection(host, server.port, timeout=20)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+        server.close()
+
+
+def test_a_loop_that_cannot_answer_fails_the_scrape_alone() -> None:
+    def hang() -> Snapshot:
+        raise TimeoutError
+
+    assert scrape(hang, "127.0.0.1") == 503
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_metrics_are_served_over_ipv6() -> None:
+    assert scrape(lambda: take([], {}), "::1") == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (None, "OK", None),
+        (errors.QueueFullError(), "UNAVAILABLE", "REJECTED"),
+        (errors.DeadlineExceededError(), "DEADLINE_EXCEEDED", "REJECTED"),
+        (errors.CancelledError(), "CANCELLED", "CANCELED"),
+        (asyncio.CancelledError(), "CANCELLED", "CANCELED"),
+        (GeneratorExit(), "CANCELLED", "OTHER"),  # a stream that its reader left; no request's end
+        (errors.InferenceError(), "INTERNAL", "BACKEND"),
+        (KeyError(), "INTERNAL", "OTHER"),
+        (errors.InvalidRequestError(), "INVALID_ARGUMENT", "OTHER"),
+    ],
+)
+def test_every_end_has_a_status_and_a_reason(
+    error: BaseException | None, status: str, reason: str | None
+) -> None:
+    assert outcome_of(error) == status
+    assert error is None or failure_reason(error) == reason
 
 
 def test_an_impossible_port_is_refused() -> None:
