@@ -1,7 +1,8 @@
 """The log: plain lines or JSON, a line a call where it is asked for, and never a flood.
 
-Messages name models, tensors, shapes and peers, never a tensor's values. Control characters are
-escaped and long texts cut, since names come from clients.
+Messages name models, tensors, shapes and peers; no tensor is logged, at most the one value that a
+request was refused for. What is not printable is escaped and long texts are cut, since names come
+from clients.
 """
 
 from __future__ import annotations

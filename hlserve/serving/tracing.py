@@ -1,6 +1,6 @@
 """Traces for OpenTelemetry: a span a call, under the caller's where it sends its trace context.
 
-Needs the extra ``otel``. Spans carry names, counts and statuses; never a tensor's values.
+Needs the extra ``otel``. Spans carry names, counts and statuses; never tensors.
 
 SOURCE: OpenTelemetry semantic conventions for RPC spans and gRPC; W3C Trace Context.
 """
