@@ -10,6 +10,7 @@ from typing import Literal
 from hlserve.errors import ConfigError
 from hlserve.repository import MODEL_FILE
 from hlserve.serving.batching_config import BatchingConfig as BatchingConfig
+from hlserve.serving.observing import LogConfig, MetricsConfig, TracingConfig
 
 ControlMode = Literal["none", "explicit", "poll"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("none", "explicit", "poll")
@@ -47,7 +48,13 @@ class ControlConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Everything that ``hlserve serve`` can be told."""
+    """Everything that ``hlserve serve`` can be told.
+
+    Attributes:
+        metrics: None: no metrics, and histograms are not recorded.
+        tracing: None: no traces.
+        log: which calls are logged; ``logs.configure`` applies the rest of it to the process.
+    """
 
     models: Path
     host: str = "127.0.0.1"
@@ -59,6 +66,9 @@ class ServerConfig:
     drain_timeout_s: float = 30.0
     shared_memory: bool = False  # clients may name regions of /dev/shm to read and write
     control: ControlConfig = field(default_factory=ControlConfig)
+    metrics: MetricsConfig | None = None
+    tracing: TracingConfig | None = None
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -147,6 +157,7 @@ class ModelConfig:
         inputs: those declared; all of the graph's, or none.
         outputs: those declared are those answered; none: all of the graph's.
         warm_ups: runs before it takes requests; none: with made-up rows.
+        histograms: whether its statistics record how the times spread.
     """
 
     batching: BatchingConfig
@@ -161,6 +172,7 @@ class ModelConfig:
     inputs: tuple[DeclaredTensor, ...] = ()
     outputs: tuple[DeclaredTensor, ...] = ()
     warm_ups: tuple[WarmUp, ...] = ()
+    histograms: bool = True
 
     def choose_versions(self, versions: list[int]) -> list[int]:
         """Which of the versions on disk (ascending) are served.

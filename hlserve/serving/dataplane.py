@@ -172,7 +172,7 @@ class DataPlane:
         self._begin()
         try:
             with model.uses:
-                outputs = await model.batcher.infer(
+                answer = await model.batcher.answer(
                     request.inputs,
                     wanted,
                     request.deadline_s,
@@ -189,7 +189,10 @@ class DataPlane:
             model_name=model.name,
             model_version=str(model.version),
             request_id=request.request_id,
-            outputs={name: _answer(model, request, name, outputs[name]) for name in wanted},
+            outputs={name: _values(model, request, name, answer.outputs[name]) for name in wanted},
+            rows=next(iter(request.inputs.values())).shape[0] if model.joins else 1,
+            phases=answer.phases,
+            statistics=model.statistics,
         )
 
     def repository_index(self, ready_only: bool = False) -> tuple[ModelState, ...]:
@@ -290,7 +293,7 @@ def deadline_after(remaining_s: float | None) -> float | None:
     return None if remaining_s is None else time.monotonic() + remaining_s
 
 
-def _answer(model: ServedModel, request: InferRequest, name: str, array: Array) -> Array:
+def _values(model: ServedModel, request: InferRequest, name: str, array: Array) -> Array:
     """An output's values, or its top classes where they were asked for."""
     count = request.classifications.get(name)
     if not count:

@@ -108,7 +108,7 @@ def load_model(
     warm_up_as_stated(session, config.warm_ups, version_dir.parent)
     if not config.warm_ups:
         warm_up_with_made_up_rows(session, (1, config.batching.max_rows) if joins else (1,), label)
-    statistics = ModelStatistics()
+    statistics = ModelStatistics(histograms=config.histograms)
     return ServedModel(
         name=name,
         version=version,

@@ -144,6 +144,7 @@ def _typed(name: str, message: model_config.ModelConfig, defaults: ServerConfig)
         max_request_rows=message.max_batch_size or None,
         latest_versions=latest_versions,
         specific_versions=specific_versions,
+        histograms=defaults.metrics is not None,
         model_file=_file_name("default_model_filename", message.default_model_filename)
         or MODEL_FILE,
         provider=_provider(message, defaults.provider),

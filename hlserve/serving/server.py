@@ -7,18 +7,25 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hlserve.repository import Repository
 from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.logs import CallLog
+from hlserve.serving.metrics import CallCounter, MetricsServer, from_other_threads
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
 from hlserve.serving.shared_memory import SharedMemory
+from hlserve.serving.snapshot import Snapshot, take
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
-from hlserve.serving.transports.entry import Entry
+from hlserve.serving.transports.entry import Entry, Stage
 from hlserve.serving.transports.grpcio import GrpcioServer
+
+if TYPE_CHECKING:
+    from hlserve.serving.tracing import Tracing
 
 # After the last answer was made, its bytes still have to leave.
 _LAST_BYTES_GRACE_S = 1.0
@@ -34,6 +41,7 @@ class Server:
 
     Raises:
         ConfigError: there is no such provider.
+        MissingDependencyError: traces are asked for without the extra otel.
         ProviderError: this installation does not have the provider.
         RepositoryError: the repository is no folder, or holds no model.
         UnavailableError: the address cannot be bound.
@@ -50,12 +58,25 @@ class Server:
             shared_memory=SharedMemory(is_on=config.shared_memory),
         )
         self._watching: asyncio.Task[None] | None = None
-        self._transport = GrpcioServer(Entry(Calls(self._data_plane)), config.host, config.port)
+        self._calls = CallCounter()
+        self._tracing = self._make_tracing()
+        entry = Entry(Calls(self._data_plane), self._stages())
+        self._transport = GrpcioServer(entry, config.host, config.port)
+        self._metrics: MetricsServer | None = None
 
     @property
     def port(self) -> int:
         """The port that was bound."""
         return self._transport.port
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port where metrics are; None: they are not served."""
+        return None if self._metrics is None else self._metrics.port
+
+    def snapshot(self) -> Snapshot:
+        """What the models have done so far; call it on the event loop."""
+        return take(self._store.ready_models(), self._calls.counts)
 
     @property
     def models(self) -> list[ServedModel]:
@@ -72,7 +93,9 @@ class Server:
 
         Raises:
             RepositoryError: no model could be loaded.
+            UnavailableError: the port for metrics cannot be bound.
         """
+        self._start_metrics()
         await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
         self._data_plane.readiness.changed()
@@ -96,7 +119,36 @@ class Server:
         self._data_plane.readiness.close()
         await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._threads.shutdown(wait=is_clean)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         return is_clean
+
+    def _stages(self) -> list[Stage]:
+        """What stands around every call, from the outside in."""
+        stages: list[Stage] = []
+        if self._config.metrics is not None:
+            stages.append(self._calls)  # outermost: it counts what the others refuse
+        stages.append(CallLog(access=self._config.log.access))
+        if self._tracing is not None:
+            stages.append(self._tracing)
+        return stages
+
+    def _make_tracing(self) -> Tracing | None:
+        if self._config.tracing is None:
+            return None
+        from hlserve.serving.tracing import Tracing  # the extra otel
+
+        return Tracing(self._config.tracing)
+
+    def _start_metrics(self) -> None:
+        wanted = self._config.metrics
+        if wanted is None or wanted.port is None:
+            return
+        snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
+        self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
+        _LOG.info("metrics on port %d", self._metrics.port)
 
 
 async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> bool:

@@ -163,3 +163,16 @@ def test_explicit_control_loads_what_is_named(root: Path) -> None:
         with pytest.raises(ServerError, match="UNAVAILABLE: model 'slow' is not ready: it is not"):
             client.model_metadata("slow")
         assert client.model_metadata("mlp").name == "mlp"
+
+
+def test_metrics_are_on_unless_told_otherwise(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run(cli, ["serve", str(root), "--port", "0", "--metrics-port", port]) == 1
+        message = capfd.readouterr().err
+        assert f"cannot serve metrics on 127.0.0.1:{port}" in message
+        assert "--no-metrics" in message
+        with served(root, "--port", "0", "--metrics-port", port, "--no-metrics") as (_, address):
+            assert run(cli, ["health", address]) == 0

@@ -82,7 +82,7 @@ class Bench:
         inputs = {"x": np.full((rows, kwargs.pop("width", 2)), value, np.float32)}
         if "in_s" in kwargs:
             kwargs["deadline_s"] = self.loop.time() + kwargs.pop("in_s")
-        return asyncio.ensure_future(target.infer(inputs, ("y",), **kwargs))
+        return asyncio.ensure_future(_outputs(target, inputs, kwargs))
 
     async def busy(self, target: DynamicBatcher, value: float = 0.0) -> asyncio.Task[Any]:
         """A request that runs until ``finish``."""
@@ -113,3 +113,9 @@ def on_bench(main: Callable[[Bench], Coroutine[Any, Any, Any]], threads: int = 1
             return runner.run(main(Bench(loop, budget)))
     finally:
         budget.shutdown(wait=True)
+
+
+async def _outputs(
+    target: DynamicBatcher, inputs: Mapping[str, Array], options: Mapping[str, Any]
+) -> Any:
+    return (await target.answer(inputs, ("y",), **options)).outputs

@@ -18,6 +18,7 @@ from hlserve.serving.batching_config import BatchingConfig
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.request import InferRequest, InferResponse
+from hlserve.serving.statistics import ModelStatistics, Phases
 from hlserve.serving.store import ModelStore
 from tests.serving.batching_proof import (
     PRIORITIES,
@@ -107,6 +108,9 @@ def test_a_wrong_answer_would_be_noticed(references: list[Reference]) -> None:
             "1",
             request.request_id,
             {name: np.concatenate([pool[name]] * rows) for name in names},
+            rows,
+            Phases(),
+            ModelStatistics(),
         )
 
     tally = asyncio.run(prove(off_by_a_little, references, seed=1, requests=300))
@@ -139,7 +143,15 @@ def test_every_answer_over_the_wire_is_what_its_rows_give_alone(
                 outputs = codec.decode_tensors(
                     answer.outputs, answer.raw_output_contents, where="output"
                 )
-                return InferResponse(answer.model_name, answer.model_version, answer.id, outputs)
+                return InferResponse(
+                    answer.model_name,
+                    answer.model_version,
+                    answer.id,
+                    outputs,
+                    rows=len(next(iter(request.inputs.values()))),
+                    phases=Phases(),
+                    statistics=ModelStatistics(),
+                )
 
             return await prove(infer, list(by_name.values()), seed=11, requests=600, at_once=48)
 

@@ -16,11 +16,9 @@ from functools import partial
 
 from hlserve.errors import (
     DeadlineExceededError,
-    InferenceError,
     InvalidRequestError,
     QueueTimeoutError,
     ShuttingDownError,
-    UnavailableError,
 )
 from hlserve.serving.batching.admission import Admission
 from hlserve.serving.batching.answers import Answers
@@ -30,7 +28,7 @@ from hlserve.serving.batching.queue import RequestQueue
 from hlserve.serving.batching.run import BatchResult, BatchRun, Execution, Run
 from hlserve.serving.batching.run_threads import RunThreads
 from hlserve.serving.batching_config import BatchingConfig
-from hlserve.serving.statistics import FailureReason, ModelStatistics, Phases
+from hlserve.serving.statistics import ModelStatistics, Phases, failure_reason
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +93,7 @@ class DynamicBatcher:
         self._busy = 0  # instances that run, or wait for threads
         self._in_flight: list[_InFlight] = []
 
-    async def infer(
+    async def answer(
         self,
         inputs: Mapping[str, Array],
         outputs: Sequence[str],
@@ -103,8 +101,8 @@ class DynamicBatcher:
         *,
         priority: int = 0,
         timeout_us: int = 0,
-    ) -> Outputs:
-        """The outputs asked for, by name.
+    ) -> Answer:
+        """The outputs asked for, by name, and where the time went.
 
         Args:
             inputs: checked against the model; rows first where the model joins.
@@ -129,12 +127,18 @@ class DynamicBatcher:
             pending = self._pending(inputs, outputs, deadline_s, level, loop.create_future())
             answer = await self._wait(pending, timeout_us, loop)
         except BaseException as error:
-            self._statistics.failed(_failure_reason(error), self._clock_ns() - begun_ns)
+            self._statistics.failed(failure_reason(error), self._clock_ns() - begun_ns)
             raise
         finally:
             self._statistics.pending -= 1
         self._statistics.answered(pending.rows, self._clock_ns() - begun_ns, answer.phases)
-        return answer.outputs
+        return answer
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline_s: float | None = None
+    ) -> Outputs:
+        """The outputs alone, asked for without a priority; raises as ``answer``."""
+        return (await self.answer(inputs, outputs, deadline_s)).outputs
 
     def _level(self, priority: int) -> int:
         levels = self._config.priority_levels
@@ -382,12 +386,3 @@ def _phases(pending: Pending, execution: Execution) -> Phases:
         compute_infer_ns=execution.infer_ns,
         compute_output_ns=execution.output_ns,
     )
-
-
-def _failure_reason(error: BaseException) -> FailureReason:
-    """Triton's reasons; a deadline that passed counts as refused, as its queue timeouts do."""
-    if isinstance(error, asyncio.CancelledError):
-        return "CANCELED"
-    if isinstance(error, UnavailableError | DeadlineExceededError):
-        return "REJECTED"
-    return "BACKEND" if isinstance(error, InferenceError) else "OTHER"

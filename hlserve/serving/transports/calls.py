@@ -7,6 +7,7 @@ awaits the call that the row names, and serializes the answer.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from hlserve.errors import HlserveError, InvalidRequestError, UnsupportedError
 from hlserve.pb.messages import health, inference, message_class
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
+from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.transports.admin_messages import (
     check_repository,
@@ -53,12 +55,14 @@ class CallContext:
         deadline_s: on the event loop's clock; None: no deadline.
         metadata: the client's headers, names in lower case; binary ones are left out.
         peer: where the call comes from, for the log.
+        record: what becomes known of the call while it is answered.
     """
 
     rpc: Rpc
     deadline_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
+    record: CallRecord = field(default_factory=CallRecord)
 
 
 UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]
@@ -115,6 +119,7 @@ class Calls:
         self, request: inference.ModelReadyRequest, context: CallContext
     ) -> inference.ModelReadyResponse:
         """One model takes requests."""
+        context.record.asks(request.name, request.version)
         ready = self._data_plane.model_ready(request.name, request.version)
         return inference.ModelReadyResponse(ready=ready)
 
@@ -131,6 +136,7 @@ class Calls:
         self, request: inference.ModelMetadataRequest, context: CallContext
     ) -> inference.ModelMetadataResponse:
         """What a model takes and gives."""
+        context.record.asks(request.name, request.version)
         facts = self._data_plane.model_metadata(request.name, request.version)
         response = inference.ModelMetadataResponse(
             name=facts.name,
@@ -147,9 +153,17 @@ class Calls:
         self, request: inference.ModelInferRequest, context: CallContext
     ) -> inference.ModelInferResponse:
         """Runs a request; always answers raw."""
+        record = context.record
+        record.asks(request.model_name, request.model_version, request.id)
         decoded = decode_request(request, self._data_plane.shared_memory, context.deadline_s)
         answer = await self._data_plane.model_infer(decoded.request)
-        return encode_response(answer, decoded.places)
+        record.version, record.phases = answer.model_version, answer.phases
+        record.rows += answer.rows
+        record.answered_ns = time.time_ns()
+        started_ns = time.perf_counter_ns()
+        response = encode_response(answer, decoded.places)
+        answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
+        return response
 
     async def model_stream_infer(
         self, requests: AsyncIterator[inference.ModelInferRequest], context: CallContext
