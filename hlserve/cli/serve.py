@@ -5,32 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from hlserve.cli.serve_operating import operating_config, operating_options
+from hlserve.cli.serve_option import option as _option
 
 if TYPE_CHECKING:
     from hlserve.serving.server import Server
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
-    """An option that HLSERVE_<NAME> in the environment sets too."""
-    variable = "HLSERVE_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
 
 
 @click.command(name="serve")
 @click.argument(
     "models", type=click.Path(path_type=Path), envvar="HLSERVE_MODELS", metavar="MODELS_DIR"
 )
-@_option("--host", default="127.0.0.1", help="Address to bind; 0.0.0.0 for every interface.")
+@_option("--host", default="127.0.0.1", help="0.0.0.0: every interface; empty: no TCP.")
 @_option("--port", type=click.IntRange(0, 65535), default=8001, help="0 takes a free one.")
 @_option(
     "--max-batch-size", type=click.IntRange(1), default=64, help="Most rows in one joined run."
@@ -61,6 +55,7 @@ def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     help="How long requests in flight may take after SIGTERM.",
 )
 @_option("--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr.")
+@operating_options
 def command(models: Path, log_level: str, **options: Any) -> int:
     """Serve every model in MODELS_DIR over gRPC (Open Inference Protocol v2).
 
@@ -89,11 +84,12 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         provider=options["provider"],
         intra_op_threads=options["intra_op_threads"],
         drain_timeout_s=options["drain_timeout_s"],
+        **operating_config(options),
     )
 
     def on_ready(server: Server) -> None:
         names = ", ".join(f"{model.name} v{model.version}" for model in server.models)
-        click.echo(f"serving {names} on {config.host}:{server.port}")
+        click.echo(f"serving {names} on {server.address}")
         sys.stdout.flush()
 
     is_clean = asyncio.run(serve(config, on_ready=on_ready))

@@ -12,6 +12,8 @@ from google.protobuf import json_format
 
 from hlserve.errors import ConfigError
 from hlserve.pb.messages import model_config
+from hlserve.serving.limits import LimitsConfig
+from hlserve.serving.tls import TlsConfig
 
 _MAX_THREADS = 1024
 
@@ -42,7 +44,14 @@ class BatchingConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Everything that ``hlserve serve`` can be told."""
+    """Everything that ``hlserve serve`` can be told.
+
+    Attributes:
+        host: TCP address; empty: a Unix socket only.
+        api_key_file: who may call what; None: everyone may call everything.
+        unix_socket: a path to listen on as well.
+        processes: that serve one port together.
+    """
 
     models: Path
     host: str = "127.0.0.1"
@@ -51,8 +60,14 @@ class ServerConfig:
     provider: str = "cpu"
     intra_op_threads: int = 1
     drain_timeout_s: float = 30.0
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    tls: TlsConfig | None = None
+    api_key_file: Path | None = None
+    unix_socket: Path | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
+        _check_listening(self)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}, expected 0 to 65535")
         if self.drain_timeout_s < 0:
@@ -120,6 +135,15 @@ def read_model_config(name: str, content: Mapping[str, Any], defaults: ServerCon
         latest_versions=latest_versions,
         specific_versions=specific_versions,
     )
+
+
+def _check_listening(config: ServerConfig) -> None:
+    if not config.host and config.unix_socket is None:
+        raise ConfigError("neither a host nor a Unix socket is given, expected one to listen on")
+    if config.processes < 1:
+        raise ConfigError(f"processes is {config.processes}, expected at least 1")
+    if config.processes > 1 and config.unix_socket is not None:
+        raise ConfigError("several processes cannot share a Unix socket, expected TCP only")
 
 
 def _parse_reason(error: json_format.ParseError) -> str:

@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from hlserve.repository import Repository
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.keys import ApiKeys
+from hlserve.serving.listening import Listening
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
 from hlserve.serving.store import ModelStore
+from hlserve.serving.transports.admission import Admission
+from hlserve.serving.transports.authorization import Authorization
 from hlserve.serving.transports.calls import Calls
-from hlserve.serving.transports.entry import Entry
+from hlserve.serving.transports.entry import Entry, Stage
 from hlserve.serving.transports.grpcio import GrpcioServer
 
 # After the last answer was made, its bytes still have to leave.
@@ -44,12 +48,21 @@ class Server:
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
         self._data_plane = DataPlane(self._store)
-        self._transport = GrpcioServer(Entry(Calls(self._data_plane)), config.host, config.port)
+        calls = Calls(self._data_plane, config.limits.max_tensor_elements)
+        self._transport = GrpcioServer(Entry(calls, _stages(config)), _listening(config))
 
     @property
     def port(self) -> int:
         """The port that was bound."""
         return self._transport.port
+
+    @property
+    def address(self) -> str:
+        """Where it listens, for people."""
+        unix_socket = self._config.unix_socket
+        addresses = [f"{self._config.host}:{self.port}"] if self._config.host else []
+        addresses += [f"unix:{unix_socket}"] if unix_socket is not None else []
+        return " and ".join(addresses)
 
     @property
     def models(self) -> list[ServedModel]:
@@ -80,6 +93,24 @@ class Server:
         await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._executor.shutdown(wait=is_clean, cancel_futures=True)
         return is_clean
+
+
+def _stages(config: ServerConfig) -> list[Stage]:
+    """From the outside in: who calls, then whether there is room."""
+    stages: list[Stage] = [Admission(config.limits)]
+    if config.api_key_file is not None:
+        stages.insert(0, Authorization(ApiKeys(config.api_key_file)))
+    return stages
+
+
+def _listening(config: ServerConfig) -> Listening:
+    return Listening(
+        host=config.host,
+        port=config.port,
+        unix_socket=config.unix_socket,
+        tls=config.tls,
+        limits=config.limits,
+    )
 
 
 async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> bool:

@@ -33,12 +33,14 @@ class CallContext:
         deadline_s: on the event loop's clock; None: no deadline.
         metadata: the client's headers, names in lower case; binary ones are left out.
         peer: where the call comes from, for the log.
+        request_bytes: of its one request message; 0 where it streams.
     """
 
     rpc: Rpc
     deadline_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
+    request_bytes: int = 0
 
 
 UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]
@@ -64,10 +66,14 @@ class Calls:
 
     Args:
         data_plane: what does the work.
+        max_tensor_elements: of one input.
     """
 
-    def __init__(self, data_plane: DataPlane) -> None:
+    def __init__(
+        self, data_plane: DataPlane, max_tensor_elements: int = codec.MAX_MESSAGE_BYTES
+    ) -> None:
         self._data_plane = data_plane
+        self._max_tensor_elements = max_tensor_elements
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
@@ -127,7 +133,9 @@ class Calls:
         self, request: inference.ModelInferRequest, context: CallContext
     ) -> inference.ModelInferResponse:
         """Runs a request; always answers raw."""
-        answer = await self._data_plane.model_infer(_infer_request(request, context))
+        answer = await self._data_plane.model_infer(
+            _infer_request(request, context, self._max_tensor_elements)
+        )
         response = inference.ModelInferResponse(
             model_name=answer.model_name,
             model_version=answer.model_version,
@@ -166,7 +174,9 @@ def _not_served(rpc: Rpc) -> UnsupportedError:
     return UnsupportedError(f"{rpc.path} is not offered by this server")
 
 
-def _infer_request(message: inference.ModelInferRequest, context: CallContext) -> InferRequest:
+def _infer_request(
+    message: inference.ModelInferRequest, context: CallContext, max_elements: int
+) -> InferRequest:
     model = f"model {message.model_name!r}:"
     _refuse_extensions(message, model)
     return InferRequest(
@@ -175,7 +185,10 @@ def _infer_request(message: inference.ModelInferRequest, context: CallContext) -
         request_id=message.id,
         parameters=codec.decode_parameters(message.parameters, where=model),
         inputs=codec.decode_tensors(
-            message.inputs, message.raw_input_contents, where=f"{model} input"
+            message.inputs,
+            message.raw_input_contents,
+            where=f"{model} input",
+            max_elements=max_elements,
         ),
         outputs=tuple(output.name for output in message.outputs),
         deadline_s=context.deadline_s,

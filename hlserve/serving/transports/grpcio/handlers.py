@@ -52,7 +52,7 @@ def _unary(rpc: Rpc, entry: Entry) -> Callable[[bytes, Context], Awaitable[bytes
 
     async def handle(data: bytes, context: Context) -> bytes:
         async with _errors_as_statuses(rpc, context):
-            response = await call(parse(rpc, data), _call_context(rpc, context))
+            response = await call(parse(rpc, data), _call_context(rpc, context, len(data)))
             return response.SerializeToString()
 
     return handle
@@ -88,9 +88,10 @@ def _with_one_request(
     return handle
 
 
-def _call_context(rpc: Rpc, context: Context) -> CallContext:
+def _call_context(rpc: Rpc, context: Context, request_bytes: int = 0) -> CallContext:
     metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
-    return CallContext(rpc, deadline_after(context.time_remaining()), metadata, context.peer())
+    deadline_s = deadline_after(context.time_remaining())
+    return CallContext(rpc, deadline_s, metadata, context.peer(), request_bytes)
 
 
 @asynccontextmanager
