@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hlserve.cli.serve_operating import operating_config, operating_options
+from hlserve.cli.serve_operating import operating_config, operating_options, supervise
 from hlserve.cli.serve_option import option as _option
 
 if TYPE_CHECKING:
@@ -87,10 +87,16 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         **operating_config(options),
     )
 
+    worker_descriptor = options["worker_fd"]
+    if config.processes > 1 and worker_descriptor is None:
+        return supervise(config)
+
     def on_ready(server: Server) -> None:
+        if worker_descriptor is not None:
+            return  # the supervisor says it, once for all
         names = ", ".join(f"{model.name} v{model.version}" for model in server.models)
         click.echo(f"serving {names} on {server.address}")
         sys.stdout.flush()
 
-    is_clean = asyncio.run(serve(config, on_ready=on_ready))
+    is_clean = asyncio.run(serve(config, on_ready=on_ready, worker_descriptor=worker_descriptor))
     return 0 if is_clean else 1

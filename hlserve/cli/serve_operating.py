@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hlserve.cli.serve_option import option
 from hlserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hlserve.serving.config import ServerConfig
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -23,6 +26,7 @@ _OPTIONS = (
     option("--api-key-file", type=_FILE, help="TOML or JSON: keys by group of calls."),
     option("--unix-socket", type=_FILE, help="Listen here as well; only there with --host ''."),
     option("--processes", type=click.IntRange(1), default=1, help="That serve one port."),
+    click.option("--worker-fd", type=int, hidden=True),  # set by our own supervisor
     option("--max-message-mb", type=click.IntRange(1, 2047), default=64, help="Of one request."),
     option(
         "--max-tensor-elements", type=click.IntRange(1), default=64 * _MIB, help="Of one input."
@@ -82,3 +86,24 @@ def operating_config(options: Mapping[str, Any]) -> dict[str, Any]:
             max_connection_age_s=options["max_connection_age_s"],
         ),
     }
+
+
+def supervise(config: ServerConfig) -> int:
+    """Serves by several processes, each started with this command line; answers the exit code."""
+    import asyncio
+    import sys
+
+    from hlserve.serving.supervisor import Supervisor
+
+    async def run() -> bool:
+        supervisor = Supervisor(config, (sys.executable, "-m", "hlserve", *sys.argv[1:]))
+
+        def on_ready() -> None:
+            click.echo(
+                f"serving by {config.processes} processes on {config.host}:{supervisor.port}"
+            )
+            sys.stdout.flush()
+
+        return await supervisor.run(on_ready)
+
+    return 0 if asyncio.run(run()) else 1

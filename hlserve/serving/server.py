@@ -20,8 +20,10 @@ from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.admission import Admission
 from hlserve.serving.transports.authorization import Authorization
 from hlserve.serving.transports.calls import Calls
-from hlserve.serving.transports.entry import Entry, Stage
+from hlserve.serving.transports.entry import Answering, Entry, Stage
+from hlserve.serving.transports.everywhere import EverywhereCalls
 from hlserve.serving.transports.grpcio import GrpcioServer
+from hlserve.serving.worker import Worker
 
 # After the last answer was made, its bytes still have to leave.
 _LAST_BYTES_GRACE_S = 1.0
@@ -34,6 +36,7 @@ class Server:
 
     Args:
         config: everything it can be told.
+        worker: the way to the other processes that serve the same port; None: there are none.
 
     Raises:
         ConfigError: there is no such provider.
@@ -42,19 +45,21 @@ class Server:
         UnavailableError: the address cannot be bound.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, worker: Worker | None = None) -> None:
         execution_providers(config.provider)  # one clear error, not one a model
         self._config = config
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
         self._data_plane = DataPlane(self._store)
-        calls = Calls(self._data_plane, config.limits.max_tensor_elements)
-        self._transport = GrpcioServer(Entry(calls, _stages(config)), _listening(config))
+        self._calls = Calls(self._data_plane, config.limits.max_tensor_elements)
+        self._worker = worker
+        # One process of several takes no connection before it can answer: others do.
+        self._transport = None if worker else self._make_transport(self._calls)
 
     @property
     def port(self) -> int:
         """The port that was bound."""
-        return self._transport.port
+        return 0 if self._transport is None else self._transport.port
 
     @property
     def address(self) -> str:
@@ -75,8 +80,15 @@ class Server:
         Raises:
             RepositoryError: no model could be loaded.
         """
-        await self._transport.start()
+        if self._transport is not None:
+            await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
+        if self._worker is not None:
+            calls = EverywhereCalls(self._calls, self._worker)
+            await self._worker.catch_up(calls.run_here)
+            self._transport = self._make_transport(calls)
+            await self._transport.start()
+            self._worker.listening()
 
     async def drain(self) -> bool:
         """Not ready first; requests in flight finish; then the port closes.
@@ -90,9 +102,13 @@ class Server:
             _LOG.warning(
                 "requests were still running after %g s: ended", self._config.drain_timeout_s
             )
-        await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
+        if self._transport is not None:
+            await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._executor.shutdown(wait=is_clean, cancel_futures=True)
         return is_clean
+
+    def _make_transport(self, calls: Answering) -> GrpcioServer:
+        return GrpcioServer(Entry(calls, _stages(self._config)), _listening(self._config))
 
 
 def _stages(config: ServerConfig) -> list[Stage]:
@@ -110,15 +126,22 @@ def _listening(config: ServerConfig) -> Listening:
         unix_socket=config.unix_socket,
         tls=config.tls,
         limits=config.limits,
+        shares_port=config.processes > 1,
     )
 
 
-async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> bool:
+async def serve(
+    config: ServerConfig,
+    *,
+    on_ready: Callable[[Server], None],
+    worker_descriptor: int | None = None,
+) -> bool:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
 
     Args:
         config: everything the server can be told.
         on_ready: called once, when requests are taken.
+        worker_descriptor: the inherited channel to the supervisor; None: there is none.
 
     Returns:
         Whether everything in flight at the end was answered.
@@ -129,7 +152,9 @@ async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> 
     """
     stopping = asyncio.Event()
     _on_signals(stopping)
-    server = Server(config)
+    worker = None if worker_descriptor is None else await Worker.connect(worker_descriptor)
+    server = Server(config, worker)
+    orphaned = asyncio.ensure_future(_end_with_supervisor(worker, stopping))
     loading = asyncio.ensure_future(server.start())
     stopped = asyncio.ensure_future(stopping.wait())
     await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -141,8 +166,15 @@ async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> 
         _LOG.info("draining")
     finally:
         stopped.cancel()
+        orphaned.cancel()
         is_clean = await server.drain()
     return is_clean
+
+
+async def _end_with_supervisor(worker: Worker | None, stopping: asyncio.Event) -> None:
+    if worker is not None:
+        await worker.supervisor_gone()
+        stopping.set()
 
 
 def _on_signals(stopping: asyncio.Event) -> None:
