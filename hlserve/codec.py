@@ -54,31 +54,37 @@ def decode_tensors(
     *,
     where: str,
     max_elements: int = MAX_MESSAGE_BYTES,
+    elsewhere: Mapping[int, bytes] | None = None,
 ) -> dict[str, Array]:
     """Arrays by tensor name, in the tensors' order; raw ones are read-only views of the bytes.
 
     Args:
         tensors: the described tensors of one message.
-        raw_contents: its raw entries: one a tensor, or none where contents are typed.
+        raw_contents: its raw entries: one a tensor that is not elsewhere, or none where contents
+            are typed.
         where: how a message names a tensor, up to its quoted name: ``model 'm': input``.
         max_elements: of one tensor.
+        elsewhere: raw contents that did not travel in the message, by the tensor's index.
 
     Raises:
         InvalidRequestError: a tensor comes twice or holds too many elements, its values do not
             fit its shape and datatype, raw and typed contents are mixed, or entries and tensors
             differ in number.
     """
-    if raw_contents and len(raw_contents) != len(tensors):
+    elsewhere = elsewhere or {}
+    expected = len(tensors) - len(elsewhere)
+    if raw_contents and len(raw_contents) != expected:
         raise InvalidRequestError(
-            f"{where}s: {len(raw_contents)} raw entries came for {len(tensors)} tensors, "
+            f"{where}s: {len(raw_contents)} raw entries came for {expected} tensors, "
             "expected one each"
         )
+    entries = iter(raw_contents)
     arrays: dict[str, Array] = {}
     for index, tensor in enumerate(tensors):
         label = f"{where} {tensor.name!r}"
         if tensor.name in arrays:
             raise InvalidRequestError(f"{label} already exists in the message, expected once")
-        raw = raw_contents[index] if raw_contents else None
+        raw = elsewhere[index] if index in elsewhere else next(entries, None)
         arrays[tensor.name] = _decode_tensor(tensor, raw, max_elements, label)
     return arrays
 
@@ -90,7 +96,9 @@ def _decode_tensor(tensor: WireTensor, raw: bytes | None, max_elements: int, lab
         if raw is None:
             return _decode_typed(tensor, datatype, shape)
         if tensor.HasField("contents"):
-            raise InvalidRequestError("has typed contents beside raw entries, expected one of them")
+            raise InvalidRequestError(
+                "has typed contents beside raw entries or shared memory, expected one of them"
+            )
         return decode_raw(raw, datatype, shape)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{label}: {error}") from error
@@ -228,6 +236,8 @@ def encode_raw(array: Array, datatype: Datatype) -> bytes:
     Raises:
         InvalidRequestError: a BYTES element is neither bytes nor text.
     """
+    if datatype.name == "BF16":
+        return np.ascontiguousarray(array).view(datatype.dtype).tobytes()
     if datatype.name != "BYTES":
         return np.ascontiguousarray(array, dtype=datatype.dtype).tobytes()
     parts: list[bytes] = []

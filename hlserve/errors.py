@@ -11,6 +11,7 @@
     ├── NotFoundError
     │   ├── ModelNotFoundError
     │   └── VersionNotFoundError
+    ├── AlreadyExistsError       something of that name is there already
     ├── InvalidRequestError      a request that does not fit the protocol or the model
     ├── UnauthenticatedError     a call without a key that is known
     ├── PermissionDeniedError    a known key, but not for this call
@@ -80,6 +81,10 @@ class ModelNotFoundError(NotFoundError):
 
 class VersionNotFoundError(NotFoundError):
     """The model is known, but not that version of it."""
+
+
+class AlreadyExistsError(HlserveError):
+    """Something of that name is there already."""
 
 
 class InvalidRequestError(HlserveError, ValueError):

@@ -67,7 +67,7 @@ REFLECTION_SERVICES = (
 )
 
 
-def _inference(name: str, call: str, group: Group) -> Rpc:
+def _inference(name: str, call: str, group: Group, scope: Scope = "process") -> Rpc:
     return Rpc(
         INFERENCE_SERVICE,
         name,
@@ -75,6 +75,7 @@ def _inference(name: str, call: str, group: Group) -> Rpc:
         f"inference.{name}Response",
         call,
         group,
+        scope=scope,
     )
 
 
@@ -111,8 +112,35 @@ RPCS = (
     _inference("ServerMetadata", "server_metadata", "metadata"),
     _inference("ModelMetadata", "model_metadata", "metadata"),
     _inference("ModelInfer", "model_infer", "inference"),
+    Rpc(
+        INFERENCE_SERVICE,
+        "ModelStreamInfer",
+        "inference.ModelInferRequest",
+        "inference.ModelStreamInferResponse",
+        "model_stream_infer",
+        "inference",
+        streams_request=True,
+        streams_response=True,
+    ),
+    _inference("ModelConfig", "model_config", "model-config"),
+    _inference("ModelStatistics", "model_statistics", "statistics", "sum"),
+    _inference("RepositoryIndex", "repository_index", "model-repository"),
+    _inference("RepositoryModelLoad", "repository_model_load", "model-repository", "every"),
+    _inference("RepositoryModelUnload", "repository_model_unload", "model-repository", "every"),
+    _inference("SystemSharedMemoryStatus", "system_shared_memory_status", "shared-memory"),
+    _inference(
+        "SystemSharedMemoryRegister", "system_shared_memory_register", "shared-memory", "every"
+    ),
+    _inference(
+        "SystemSharedMemoryUnregister", "system_shared_memory_unregister", "shared-memory", "every"
+    ),
+    _inference("CudaSharedMemoryStatus", "cuda_shared_memory_status", "shared-memory"),
+    _inference("CudaSharedMemoryRegister", "cuda_shared_memory_register", "shared-memory"),
+    _inference("CudaSharedMemoryUnregister", "cuda_shared_memory_unregister", "shared-memory"),
+    _inference("TraceSetting", "trace_setting", "trace", "every"),
+    _inference("LogSettings", "log_settings", "logging", "every"),
     _health("Check", "health_check"),
-    _health("Watch", None, streams_response=True),
+    _health("Watch", "health_watch", streams_response=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),
 )
 

@@ -54,6 +54,11 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     default=30.0,
     help="How long requests in flight may take after SIGTERM.",
 )
+@_option(
+    "--system-shared-memory/--no-system-shared-memory",
+    default=False,
+    help="Let clients on this machine name regions of /dev/shm to read and write.",
+)
 @_option("--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr.")
 @operating_options
 def command(models: Path, log_level: str, **options: Any) -> int:
@@ -84,6 +89,7 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         provider=options["provider"],
         intra_op_threads=options["intra_op_threads"],
         drain_timeout_s=options["drain_timeout_s"],
+        shared_memory=options["system_shared_memory"],
         **operating_config(options),
     )
 

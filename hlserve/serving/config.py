@@ -60,6 +60,7 @@ class ServerConfig:
     provider: str = "cpu"
     intra_op_threads: int = 1
     drain_timeout_s: float = 30.0
+    shared_memory: bool = False  # clients may name regions of /dev/shm to read and write
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     tls: TlsConfig | None = None
     api_key_file: Path | None = None

@@ -16,6 +16,7 @@ from hlserve.serving.keys import ApiKeys
 from hlserve.serving.listening import Listening
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
+from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.admission import Admission
 from hlserve.serving.transports.authorization import Authorization
@@ -50,7 +51,9 @@ class Server:
         self._config = config
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
-        self._data_plane = DataPlane(self._store)
+        self._data_plane = DataPlane(
+            self._store, shared_memory=SharedMemory(is_on=config.shared_memory)
+        )
         self._calls = Calls(self._data_plane, config.limits.max_tensor_elements)
         self._worker = worker
         # One process of several takes no connection before it can answer: others do.
@@ -89,6 +92,7 @@ class Server:
             self._transport = self._make_transport(calls)
             await self._transport.start()
             self._worker.listening()
+        self._data_plane.readiness_changed()
 
     async def drain(self) -> bool:
         """Not ready first; requests in flight finish; then the port closes.
@@ -102,6 +106,7 @@ class Server:
             _LOG.warning(
                 "requests were still running after %g s: ended", self._config.drain_timeout_s
             )
+        self._data_plane.close()
         if self._transport is not None:
             await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._executor.shutdown(wait=is_clean, cancel_futures=True)

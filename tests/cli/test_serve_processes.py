@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from hlserve.client import InferenceClient
+from hlserve.pb.messages import inference
 from tests.serving import models
 
 TIMEOUT_S = 60
@@ -189,3 +190,39 @@ def test_a_process_that_cannot_start_ends_all_with_its_reason(tmp_path: Path) ->
     assert "before it could serve: its reason is above" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert "never retrieved" not in ran.stderr
+
+
+def test_a_setting_holds_in_every_process_and_in_one_started_later(root: Path) -> None:
+    service = "/inference.GRPCInferenceService/SystemSharedMemory"
+    region = Path("/dev/shm") / f"hlserve-test-{os.getpid()}"
+    region.write_bytes(bytes(16))
+    register = inference.SystemSharedMemoryRegisterRequest(
+        name="r", key=region.name, byte_size=16
+    ).SerializeToString()
+
+    def call(address: str, name: str, request: bytes = b"") -> bytes:
+        with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            answer: bytes = channel.unary_unary(service + name)(request, timeout=TIMEOUT_S)
+            return answer
+
+    try:
+        with served(root, "--port", "0", "--processes", "2", "--system-shared-memory") as (
+            process,
+            address,
+        ):
+            workers = children(process)
+            port = int(address.rsplit(":", 1)[1])
+            call(address, "Register", register)
+            # By as many connections, one process alone would answer all once in 2^29.
+            assert all(call(address, "Status") for _ in range(30))
+            os.kill(min(workers), signal.SIGKILL)
+            wait_until(lambda: len(children(process) - workers) == 1)
+            (fresh,) = children(process) - workers
+            wait_until(lambda: connections({fresh}, port)[fresh] > 0)
+            assert all(call(address, "Status") for _ in range(30))
+            with pytest.raises(grpc.RpcError) as caught:
+                call(address, "Register", register)
+            assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
+            assert "registered already" in caught.value.details()
+    finally:
+        region.unlink()
