@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hlserve.cli.serve_check import check
 from hlserve.cli.serve_operating import operating_config, operating_options, supervise
 from hlserve.cli.serve_option import option as _option
 
@@ -70,6 +71,7 @@ def command(models: Path, log_level: str, **options: Any) -> int:
     \b
     Examples:
       hlserve serve models
+      hlserve serve models --check
       hlserve serve models --port 9000 --max-batch-size 128
       HLSERVE_HOST=0.0.0.0 hlserve serve models
     """  # noqa: D301 - click's mark for a block that keeps its lines
@@ -93,6 +95,8 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         **operating_config(options),
     )
 
+    if options["check"]:
+        return check(config)
     worker_descriptor = options["worker_fd"]
     if config.processes > 1 and worker_descriptor is None:
         return supervise(config)

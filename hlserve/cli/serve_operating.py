@@ -20,6 +20,7 @@ _MIB = 2**20
 _FILE = click.Path(path_type=Path)
 
 _OPTIONS = (
+    click.option("--check", is_flag=True, help="Load everything, print a table, serve nothing."),
     option("--tls-cert", type=_FILE, help="PEM certificate; read again when it changes."),
     option("--tls-key", type=_FILE, help="Its key, PEM without a password."),
     option("--tls-client-ca", type=_FILE, help="Clients must show a certificate of this one."),
