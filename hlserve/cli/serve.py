@@ -77,7 +77,6 @@ def command(models: Path, log_level: str, **options: Any) -> int:
     """  # noqa: D301 - click's mark for a block that keeps its lines
     logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
     from hlserve.serving.config import BatchingConfig, ServerConfig
-    from hlserve.serving.server import serve
 
     config = ServerConfig(
         models=models,
@@ -100,6 +99,7 @@ def command(models: Path, log_level: str, **options: Any) -> int:
     worker_descriptor = options["worker_fd"]
     if config.processes > 1 and worker_descriptor is None:
         return supervise(config)
+    from hlserve.serving.server import serve  # gRPC and ONNX Runtime: a supervisor needs neither
 
     def on_ready(server: Server) -> None:
         if worker_descriptor is not None:
