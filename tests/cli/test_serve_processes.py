@@ -74,16 +74,20 @@ def answers(address: str) -> bool:
         return bool(channel.unary_unary(READY)(b"", timeout=TIMEOUT_S))
 
 
+def inode(link: Path) -> str:
+    try:
+        return os.readlink(link).removeprefix("socket:[").removesuffix("]")
+    except FileNotFoundError:  # closed meanwhile
+        return ""
+
+
 def connections(pids: set[int], port: int) -> dict[int, int]:
     """How many sockets of the port each process holds, listening or connected."""
     tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
     rows = [row.split() for table in tables for row in table.splitlines()[1:]]
     found = {}
     for pid in pids:
-        inodes = {
-            os.readlink(link).removeprefix("socket:[").removesuffix("]")
-            for link in Path(f"/proc/{pid}/fd").iterdir()
-        }
+        inodes = set(map(inode, Path(f"/proc/{pid}/fd").iterdir()))
         found[pid] = sum(row[9] in inodes and row[1].endswith(f":{port:04X}") for row in rows)
     return found
 
