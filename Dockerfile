@@ -44,7 +44,7 @@ ENV PATH=/opt/hlserve/bin:$PATH \
 # The built-in model stands where a folder of models is mounted: the mount hides it.
 COPY --from=wheel /models /models
 USER 10001:10001
-EXPOSE 8001
+EXPOSE 8001 8002
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
     CMD hlserve health "127.0.0.1:${HLSERVE_PORT:-8001}"
 ENTRYPOINT ["hlserve"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,10 +15,57 @@ from hlserve.cli.serve_operating import operating_config, operating_options, sup
 from hlserve.cli.serve_option import option as _option
 
 if TYPE_CHECKING:
+    from hlserve.serving.observing import (
+        LogConfig,
+        MetricsConfig,
+        TraceExporter,
+        TracingConfig,
+    )
     from hlserve.serving.server import Server
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def _observing_options(command: _Command) -> _Command:
+    """Metrics, traces and the log."""
+    for option in reversed(
+        (
+            _option(
+                "--metrics-port",
+                type=click.IntRange(0, 65535),
+                default=8002,
+                help="GET /metrics, for Prometheus; 0 takes a free one.",
+            ),
+            _option("--metrics-host", help="Address to bind for metrics.  [default: --host]"),
+            _option("--no-metrics", is_flag=True, help="No metrics, and no histograms."),
+            _option(
+                "--trace",
+                type=click.Choice(("none", "console", "otlp")),
+                default="none",
+                help="Where OpenTelemetry spans go; needs hlserve[otel].",
+            ),
+            _option(
+                "--trace-otlp",
+                metavar="ENDPOINT",
+                help="Send spans there, else as the OTEL_* variables say.",
+            ),
+            _option(
+                "--trace-rate",
+                type=click.FloatRange(0, 1),
+                default=1.0,
+                help="Share of calls traced where the caller has not decided.",
+            ),
+            _option(
+                "--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr."
+            ),
+            _option("--log-format", type=click.Choice(("plain", "json")), default="plain"),
+            _option("--access-log", is_flag=True, help="A line a call."),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(name="serve")
@@ -60,9 +107,9 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     default=False,
     help="Let clients on this machine name regions of /dev/shm to read and write.",
 )
-@_option("--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr.")
+@_observing_options
 @operating_options
-def command(models: Path, log_level: str, **options: Any) -> int:
+def command(models: Path, **options: Any) -> int:
     """Serve every model in MODELS_DIR over gRPC (Open Inference Protocol v2).
 
     Every option can also be given in the environment. SIGTERM drains: not ready first, then
@@ -75,9 +122,11 @@ def command(models: Path, log_level: str, **options: Any) -> int:
       hlserve serve models --port 9000 --max-batch-size 128
       HLSERVE_HOST=0.0.0.0 hlserve serve models
     """  # noqa: D301 - click's mark for a block that keeps its lines
-    logging.basicConfig(level=log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
+    from hlserve.serving import logs
     from hlserve.serving.config import BatchingConfig, ServerConfig
 
+    metrics, tracing, log = _observing(options)
+    logs.configure(log)
     config = ServerConfig(
         models=models,
         host=options["host"],
@@ -92,6 +141,9 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         drain_timeout_s=options["drain_timeout_s"],
         shared_memory=options["system_shared_memory"],
         **operating_config(options),
+        metrics=metrics,
+        tracing=tracing,
+        log=log,
     )
 
     if options["check"]:
@@ -110,3 +162,20 @@ def command(models: Path, log_level: str, **options: Any) -> int:
 
     is_clean = asyncio.run(serve(config, on_ready=on_ready, worker_descriptor=worker_descriptor))
     return 0 if is_clean else 1
+
+
+def _observing(
+    options: dict[str, Any],
+) -> tuple[MetricsConfig | None, TracingConfig | None, LogConfig]:
+    from hlserve.serving.observing import LogConfig, MetricsConfig, TracingConfig
+
+    metrics = None
+    if not options["no_metrics"]:
+        metrics = MetricsConfig(host=options["metrics_host"] or "", port=options["metrics_port"])
+    tracing = None
+    endpoint = options["trace_otlp"]
+    if options["trace"] != "none" or endpoint is not None:
+        exporter: TraceExporter = "console" if options["trace"] == "console" else "otlp"
+        tracing = TracingConfig(exporter, endpoint, options["trace_rate"])
+    log = LogConfig(options["log_level"], options["log_format"], options["access_log"])
+    return metrics, tracing, log

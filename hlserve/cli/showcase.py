@@ -125,7 +125,7 @@ def _measured(
 @contextmanager
 def _server(say: Say, root: Path) -> Iterator[tuple[str, int]]:
     """A server of its own process on a free port: its address and process id."""
-    words = ["serve", str(root), "--port", "0", "--log-level", "warning"]
+    words = ["serve", str(root), "--port", "0", "--no-metrics", "--log-level", "warning"]
     say(f"\n$ hlserve {shlex.join(words)}")
     command = [sys.executable, "-m", "hlserve", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from hlserve.errors import ConfigError
 from hlserve.pb.messages import model_config
 from hlserve.serving.limits import LimitsConfig
+from hlserve.serving.observing import LogConfig, MetricsConfig, TracingConfig
 from hlserve.serving.tls import TlsConfig
 
 _MAX_THREADS = 1024
@@ -51,6 +52,9 @@ class ServerConfig:
         api_key_file: who may call what; None: everyone may call everything.
         unix_socket: a path to listen on as well.
         processes: that serve one port together.
+        metrics: None: no metrics, and histograms are not recorded.
+        tracing: None: no traces.
+        log: which calls are logged; ``logs.configure`` applies the rest of it to the process.
     """
 
     models: Path
@@ -66,6 +70,9 @@ class ServerConfig:
     api_key_file: Path | None = None
     unix_socket: Path | None = None
     processes: int = 1
+    metrics: MetricsConfig | None = None
+    tracing: TracingConfig | None = None
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         _check_listening(self)
@@ -86,6 +93,7 @@ class ModelConfig:
         max_request_rows: the most rows one request may bring; None: no bound.
         latest_versions: how many of the newest versions to serve; None: all.
         specific_versions: serve exactly these; empty: ``latest_versions`` decides.
+        histograms: whether its statistics record how the times spread.
     """
 
     batching: BatchingConfig
@@ -93,6 +101,7 @@ class ModelConfig:
     max_request_rows: int | None = None
     latest_versions: int | None = 1
     specific_versions: tuple[int, ...] = ()
+    histograms: bool = True
 
     def choose_versions(self, versions: list[int]) -> list[int]:
         """Which of the versions on disk (ascending) are served.
@@ -135,6 +144,7 @@ def read_model_config(name: str, content: Mapping[str, Any], defaults: ServerCon
         max_request_rows=message.max_batch_size or None,
         latest_versions=latest_versions,
         specific_versions=specific_versions,
+        histograms=defaults.metrics is not None,
     )
 
 

@@ -10,6 +10,9 @@ import struct
 
 import msgspec
 
+# What a supervisor runs for the statistics of a process: no call that a client could make.
+SNAPSHOT_PATH = "/hlserve/Snapshot"
+
 _LENGTH = struct.Struct("<Q")
 
 

@@ -31,6 +31,7 @@ from hlserve.serving.served_config import served_config
 from hlserve.serving.session import TensorInfo
 from hlserve.serving.settings import ServerSettings
 from hlserve.serving.shared_memory import SharedMemory
+from hlserve.serving.statistics import Phases, failure_reason
 from hlserve.serving.store import ModelStore
 
 SERVER_NAME = "hlserve"
@@ -262,6 +263,20 @@ class DataPlane:
         if self._is_draining:
             raise ShuttingDownError("the server is shutting down and takes no new request")
         model = self._store.get(request.model_name, request.model_version)
+        statistics = model.statistics
+        started_ns = time.perf_counter_ns()
+        statistics.pending += 1
+        try:
+            response = await self._infer(model, request)
+        except BaseException as error:
+            statistics.failed(failure_reason(error), time.perf_counter_ns() - started_ns)
+            raise
+        finally:
+            statistics.pending -= 1
+        statistics.answered(response.rows, time.perf_counter_ns() - started_ns, response.phases)
+        return response
+
+    async def _infer(self, model: ServedModel, request: InferRequest) -> InferResponse:
         check_request(model, request)
         wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
         self._begin()
@@ -278,6 +293,9 @@ class DataPlane:
             model_version=str(model.version),
             request_id=request.request_id,
             outputs={name: _answer(model, request, name, outputs[name]) for name in wanted},
+            rows=next(iter(request.inputs.values())).shape[0] if model.joins else 1,
+            phases=Phases(),
+            statistics=model.statistics,
         )
 
     def health_check(self, service: str) -> bool:

@@ -98,6 +98,7 @@ def load_model(
         batcher=DynamicBatcher(
             session.run, config.batching, executor, label=label, joins=reason is None
         ),
+        statistics=ModelStatistics(histograms=config.histograms),
     )
 
 

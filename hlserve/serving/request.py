@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from hlserve.serving.statistics import ModelStatistics, Phases
+
 Array = NDArray[Any]
 
 
@@ -42,9 +44,18 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """One answer: the version that gave it, and its outputs in the order asked for."""
+    """One answer: the version that gave it, and its outputs in the order asked for.
+
+    Attributes:
+        rows: how many were answered; 1 where the model does not batch.
+        phases: where the time went.
+        statistics: the version's record, for the phase that comes after: ``encode``.
+    """
 
     model_name: str
     model_version: str
     request_id: str
     outputs: Mapping[str, Array]
+    rows: int
+    phases: Phases
+    statistics: ModelStatistics

@@ -8,15 +8,21 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from hlserve.repository import Repository
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.keys import ApiKeys
 from hlserve.serving.listening import Listening
+from hlserve.serving.logs import CallLog
+from hlserve.serving.metrics import CallCounter, MetricsServer, from_other_threads
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
 from hlserve.serving.shared_memory import SharedMemory
+from hlserve.serving.snapshot import Snapshot, take
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.admission import Admission
 from hlserve.serving.transports.authorization import Authorization
@@ -25,6 +31,12 @@ from hlserve.serving.transports.entry import Answering, Entry, Stage
 from hlserve.serving.transports.everywhere import EverywhereCalls
 from hlserve.serving.transports.grpcio import GrpcioServer
 from hlserve.serving.worker import Worker
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from hlserve.serving.tracing import Tracing
 
 # After the last answer was made, its bytes still have to leave.
 _LAST_BYTES_GRACE_S = 1.0
@@ -41,6 +53,7 @@ class Server:
 
     Raises:
         ConfigError: there is no such provider.
+        MissingDependencyError: traces are asked for without the extra otel.
         ProviderError: this installation does not have the provider.
         RepositoryError: the repository is no folder, or holds no model.
         UnavailableError: the address cannot be bound.
@@ -55,6 +68,9 @@ class Server:
             self._store, shared_memory=SharedMemory(is_on=config.shared_memory)
         )
         self._calls = Calls(self._data_plane, config.limits.max_tensor_elements)
+        self._call_counter = CallCounter()
+        self._tracing = self._make_tracing()
+        self._metrics: MetricsServer | None = None
         self._worker = worker
         # One process of several takes no connection before it can answer: others do.
         self._transport = None if worker else self._make_transport(self._calls)
@@ -73,6 +89,15 @@ class Server:
         return " and ".join(addresses)
 
     @property
+    def metrics_port(self) -> int | None:
+        """The port where metrics are; None: they are not served."""
+        return None if self._metrics is None else self._metrics.port
+
+    def snapshot(self) -> Snapshot:
+        """What the models have done so far; call it on the event loop."""
+        return take(self._store.ready_models(), self._call_counter.counts)
+
+    @property
     def models(self) -> list[ServedModel]:
         """What answers."""
         return self._store.ready_models()
@@ -82,12 +107,14 @@ class Server:
 
         Raises:
             RepositoryError: no model could be loaded.
+            UnavailableError: the port for metrics cannot be bound.
         """
+        self._start_metrics()
         if self._transport is not None:
             await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
         if self._worker is not None:
-            calls = EverywhereCalls(self._calls, self._worker)
+            calls = EverywhereCalls(self._calls, self._worker, self._encoded_snapshot)
             await self._worker.catch_up(calls.run_here)
             self._transport = self._make_transport(calls)
             await self._transport.start()
@@ -110,18 +137,45 @@ class Server:
         if self._transport is not None:
             await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._executor.shutdown(wait=is_clean, cancel_futures=True)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         return is_clean
 
+    def _encoded_snapshot(self) -> bytes:
+        return msgspec.msgpack.encode(self.snapshot())
+
     def _make_transport(self, calls: Answering) -> GrpcioServer:
-        return GrpcioServer(Entry(calls, _stages(self._config)), _listening(self._config))
+        return GrpcioServer(Entry(calls, self._stages()), _listening(self._config))
 
+    def _stages(self) -> list[Stage]:
+        """What stands around every call, from the outside in."""
+        stages: list[Stage] = []
+        if self._config.metrics is not None:
+            stages.append(self._call_counter)  # outermost: it counts what the others refuse
+        stages.append(CallLog(access=self._config.log.access))
+        if self._tracing is not None:
+            stages.append(self._tracing)
+        if self._config.api_key_file is not None:
+            stages.append(Authorization(ApiKeys(self._config.api_key_file)))
+        stages.append(Admission(self._config.limits))
+        return stages
 
-def _stages(config: ServerConfig) -> list[Stage]:
-    """From the outside in: who calls, then whether there is room."""
-    stages: list[Stage] = [Admission(config.limits)]
-    if config.api_key_file is not None:
-        stages.insert(0, Authorization(ApiKeys(config.api_key_file)))
-    return stages
+    def _make_tracing(self) -> Tracing | None:
+        if self._config.tracing is None:
+            return None
+        from hlserve.serving.tracing import Tracing  # the extra otel
+
+        return Tracing(self._config.tracing)
+
+    def _start_metrics(self) -> None:
+        wanted = self._config.metrics
+        if wanted is None or wanted.port is None or self._worker is not None:
+            return
+        snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
+        self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
+        _LOG.info("metrics on port %d", self._metrics.port)
 
 
 def _listening(config: ServerConfig) -> Listening:

@@ -2,15 +2,19 @@
 
 Everything is recorded on the event loop, so nothing locks. Phases are Triton's: ``queue`` until the
 batch is taken, ``compute_input`` joining rows, ``compute_infer`` the run, ``compute_output`` taking
-the answers apart; ``success`` is the whole, from the data plane's door to the answer.
+the answers apart; ``success`` is the whole, from the data plane's door to the answer. One phase is
+ours: ``encode``, making the response message of the answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal
+
+from hlserve import errors
 
 # Triton's reasons of nv_inference_request_failure.
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
@@ -31,18 +35,25 @@ class Duration:
     Attributes:
         count: how often.
         ns: all together, nanoseconds.
-        buckets: how many fell into each part between ``HISTOGRAM_BOUNDS_S``, the last above all.
+        buckets: how many fell into each part between ``HISTOGRAM_BOUNDS_S``, the last above all;
+            empty: the spread is not recorded.
     """
 
     count: int = 0
     ns: int = 0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS_NS) + 1))
 
+    @classmethod
+    def without_buckets(cls) -> Duration:
+        """One that counts and sums, and does not record how the times spread."""
+        return cls(buckets=[])
+
     def add(self, ns: int) -> None:
         """Counts one."""
         self.count += 1
         self.ns += ns
-        self.buckets[bisect_left(_BOUNDS_NS, ns)] += 1
+        if self.buckets:
+            self.buckets[bisect_left(_BOUNDS_NS, ns)] += 1
 
 
 @dataclass(slots=True)
@@ -68,6 +79,9 @@ class Phases:
 class ModelStatistics:
     """One version's record; it starts empty when the version is loaded.
 
+    Args:
+        histograms: whether the spread of the times is recorded, beside counts and sums.
+
     Attributes:
         inference_count: rows answered (a request of three rows counts three).
         execution_count: runs; joined requests share one.
@@ -75,18 +89,20 @@ class ModelStatistics:
         pending: requests taken and not answered yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, histograms: bool = True) -> None:
+        duration = Duration if histograms else Duration.without_buckets
         self.inference_count = 0
         self.execution_count = 0
         self.last_inference_ms = 0
         self.pending = 0
-        self.success = Duration()
-        self.fail = Duration()
+        self.success = duration()
+        self.fail = duration()
         self.failures: dict[FailureReason, int] = dict.fromkeys(FAILURE_REASONS, 0)
-        self.queue = Duration()
-        self.compute_input = Duration()
-        self.compute_infer = Duration()
-        self.compute_output = Duration()
+        self.queue = duration()
+        self.compute_input = duration()
+        self.compute_infer = duration()
+        self.compute_output = duration()
+        self.encode = duration()
         self.batches: dict[int, BatchStatistics] = {}
 
     def executed(self, rows: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
@@ -112,3 +128,14 @@ class ModelStatistics:
         """Counts one request that got none."""
         self.fail.add(total_ns)
         self.failures[reason] += 1
+
+
+def failure_reason(error: BaseException) -> FailureReason:
+    """Triton's word for why a request got no answer."""
+    if isinstance(error, errors.UnavailableError | errors.DeadlineExceededError):
+        return "REJECTED"
+    if isinstance(error, errors.CancelledError | asyncio.CancelledError):
+        return "CANCELED"
+    if isinstance(error, errors.InferenceError | errors.ProviderError):
+        return "BACKEND"
+    return "OTHER"

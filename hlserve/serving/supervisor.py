@@ -12,9 +12,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
+
 from hlserve.errors import UnavailableError
 from hlserve.serving.config import ServerConfig
-from hlserve.serving.control import Control
+from hlserve.serving.control import SNAPSHOT_PATH, Answered, Control
+from hlserve.serving.metrics import MetricsServer, from_other_threads
+from hlserve.serving.snapshot import Snapshot, merge
 from hlserve.serving.switchboard import Switchboard
 
 # On top of the drain timeout: a process that is then still there is killed.
@@ -73,6 +77,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._is_clean = True
+        self._metrics: MetricsServer | None = None
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
         """Serves until SIGTERM or SIGINT, then drains; a second signal ends all at once.
@@ -84,9 +89,11 @@ class Supervisor:
             Whether every process answered everything that was in flight.
 
         Raises:
-            UnavailableError: a process could not start, or died again and again.
+            UnavailableError: the port for metrics cannot be bound, or a process could not start
+                or died again and again.
         """
         self._on_signals()
+        self._start_metrics()
         started = [asyncio.Event() for _ in range(self._config.processes)]
         kept = [asyncio.create_task(self._keep(n, event)) for n, event in enumerate(started)]
         telling = asyncio.create_task(_tell(started, on_ready))
@@ -97,8 +104,24 @@ class Supervisor:
             self._stopping.set()
             self._signal_all(signal.SIGTERM)
             await asyncio.wait(kept)
+            if self._metrics is not None:
+                await asyncio.to_thread(self._metrics.close)
             self._reserved.close()
         return self._is_clean
+
+    async def snapshot(self) -> Snapshot:
+        """What all processes have done so far."""
+        outcomes = await self._switchboard.gather(SNAPSHOT_PATH, b"")
+        answers = [outcome.response for outcome in outcomes if isinstance(outcome, Answered)]
+        return merge([msgspec.msgpack.decode(answer, type=Snapshot) for answer in answers])
+
+    def _start_metrics(self) -> None:
+        wanted = self._config.metrics
+        if wanted is None or wanted.port is None:
+            return
+        snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
+        self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
+        _LOG.info("metrics on port %d", self._metrics.port)
 
     async def _keep(self, number: int, started: asyncio.Event) -> None:
         """One process after another in one place."""

@@ -148,3 +148,16 @@ def test_a_second_signal_ends_at_once(root: Path) -> None:
         thread.join(TIMEOUT_S)
         assert failures
         assert failures[0].status == "UNAVAILABLE"
+
+
+def test_metrics_are_on_unless_told_otherwise(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run(cli, ["serve", str(root), "--port", "0", "--metrics-port", port]) == 1
+        message = capfd.readouterr().err
+        assert f"cannot serve metrics on 127.0.0.1:{port}" in message
+        assert "--no-metrics" in message
+        with served(root, "--port", "0", "--metrics-port", port, "--no-metrics") as (_, address):
+            assert run(cli, ["health", address]) == 0

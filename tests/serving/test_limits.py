@@ -1,7 +1,6 @@
 """What is too much is refused with the right status, and the next request is answered."""
 
 import concurrent.futures
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,17 +81,23 @@ def test_a_request_beyond_the_most_at_once_is_refused_and_health_still_answers(
         assert client.infer("slow", models.slow_inputs(1)).outputs["y"].shape == (8, 256)
 
 
+def sized(request_bytes: int) -> CallContext:
+    context = CallContext(INFER)
+    context.record.request_bytes = request_bytes
+    return context
+
+
 def test_requests_make_room_when_they_end() -> None:
     admission = Admission(LimitsConfig(max_concurrent_requests=2, max_in_flight_bytes=100))
-    call = CallContext(INFER, request_bytes=60)
+    call = sized(60)
     begun = admission.begin(call)
     with pytest.raises(TooManyRequestsError, match="would hold 120 bytes, this server takes 100"):
         admission.begin(call)
     admission.end(call, begun, None)
     # Alone, a request may be larger than all together: it was measured by itself before.
-    large = dataclasses.replace(call, request_bytes=500)
+    large = sized(500)
     admission.end(large, admission.begin(large), None)
-    small = dataclasses.replace(call, request_bytes=1)
+    small = sized(1)
     admission.begin(small)
     admission.begin(small)
     with pytest.raises(TooManyRequestsError, match="2 requests are in flight"):

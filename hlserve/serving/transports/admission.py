@@ -32,7 +32,7 @@ class Admission:
                 f"{self._requests} requests are in flight, as many as this server takes at once: "
                 "try again later"
             )
-        size_bytes = self._bytes + context.request_bytes
+        size_bytes = self._bytes + context.record.request_bytes
         # A request alone may always run: it was held to max_message_bytes already.
         if self._requests and size_bytes > self._limits.max_in_flight_bytes:
             raise TooManyRequestsError(
@@ -41,7 +41,7 @@ class Admission:
             )
         self._requests += 1
         self._bytes = size_bytes
-        return context.request_bytes
+        return context.record.request_bytes
 
     def end(self, context: CallContext, begun: object, error: BaseException | None) -> None:
         """Makes room."""

@@ -7,6 +7,7 @@ awaits the call that the row names, and serializes the answer.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from hlserve.errors import HlserveError, InvalidRequestError, UnsupportedError
 from hlserve.pb.messages import health, inference, message_class
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
+from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.transports.admin_messages import (
     check_repository,
@@ -54,14 +56,14 @@ class CallContext:
         deadline_s: on the event loop's clock; None: no deadline.
         metadata: the client's headers, names in lower case; binary ones are left out.
         peer: where the call comes from, for the log.
-        request_bytes: of its one request message; 0 where it streams.
+        record: what becomes known of the call while it is answered.
     """
 
     rpc: Rpc
     deadline_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
-    request_bytes: int = 0
+    record: CallRecord = field(default_factory=CallRecord)
 
 
 UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]
@@ -122,6 +124,7 @@ class Calls:
         self, request: inference.ModelReadyRequest, context: CallContext
     ) -> inference.ModelReadyResponse:
         """One model takes requests."""
+        context.record.asks(request.name, request.version)
         ready = self._data_plane.model_ready(request.name, request.version)
         return inference.ModelReadyResponse(ready=ready)
 
@@ -138,6 +141,7 @@ class Calls:
         self, request: inference.ModelMetadataRequest, context: CallContext
     ) -> inference.ModelMetadataResponse:
         """What a model takes and gives."""
+        context.record.asks(request.name, request.version)
         facts = self._data_plane.model_metadata(request.name, request.version)
         response = inference.ModelMetadataResponse(
             name=facts.name,
@@ -154,6 +158,8 @@ class Calls:
         self, request: inference.ModelInferRequest, context: CallContext
     ) -> inference.ModelInferResponse:
         """Runs a request; always answers raw."""
+        record = context.record
+        record.asks(request.model_name, request.model_version, request.id)
         decoded = decode_request(
             request,
             self._data_plane.shared_memory,
@@ -161,7 +167,13 @@ class Calls:
             max_elements=self._max_tensor_elements,
         )
         answer = await self._data_plane.model_infer(decoded.request)
-        return encode_response(answer, decoded.places)
+        record.version, record.phases = answer.model_version, answer.phases
+        record.rows += answer.rows
+        record.answered_ns = time.time_ns()
+        started_ns = time.perf_counter_ns()
+        response = encode_response(answer, decoded.places)
+        answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
+        return response
 
     async def model_stream_infer(
         self, requests: AsyncIterator[inference.ModelInferRequest], context: CallContext

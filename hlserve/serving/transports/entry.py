@@ -7,10 +7,11 @@ a log line). Each transport takes its calls from ``Entry``, so a stage is writte
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from google.protobuf.message import Message
 
+from hlserve.errors import HlserveError
 from hlserve.rpcs import Rpc
 from hlserve.serving.transports.calls import CallContext, StreamCall, UnaryCall
 
@@ -80,6 +81,15 @@ class Entry:
                     yield response
 
         return staged
+
+    def refuse(self, context: CallContext, error: HlserveError) -> NoReturn:
+        """For a transport that got bytes which are no request: the stages see the refusal.
+
+        Raises:
+            HlserveError: ``error``, or what a stage has against the call before that.
+        """
+        with _Staged(self._stages, context):
+            raise error
 
 
 class _Staged:

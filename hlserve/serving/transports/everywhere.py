@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -10,7 +11,7 @@ from hlserve import errors
 from hlserve.errors import HlserveError, UnavailableError
 from hlserve.pb.messages import message_class
 from hlserve.rpcs import Rpc, by_path
-from hlserve.serving.control import Answered, Failed, Outcome
+from hlserve.serving.control import SNAPSHOT_PATH, Answered, Failed, Outcome
 from hlserve.serving.summing import add_up
 from hlserve.serving.transports.calls import CallContext, Calls, StreamCall, UnaryCall, parse
 from hlserve.serving.worker import Worker
@@ -22,10 +23,12 @@ class EverywhereCalls:
     Args:
         calls: this process's own.
         worker: the way to all processes.
+        snapshot: this process's statistics, encoded, for the supervisor.
     """
 
-    def __init__(self, calls: Calls, worker: Worker) -> None:
+    def __init__(self, calls: Calls, worker: Worker, snapshot: Callable[[], bytes]) -> None:
         self._calls = calls
+        self._snapshot = snapshot
         self._worker = worker
 
     def unary(self, rpc: Rpc) -> UnaryCall:
@@ -45,6 +48,8 @@ class EverywhereCalls:
 
     async def run_here(self, path: str, request: bytes) -> bytes:
         """Runs a call in this process for whoever asked the supervisor."""
+        if path == SNAPSHOT_PATH:
+            return self._snapshot()
         rpc = by_path(path)
         response = await self._calls.unary(rpc)(parse(rpc, request), CallContext(rpc))
         return response.SerializeToString()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hlserve import errors
 from hlserve.errors import HlserveError
 
+OK = "OK"
 INTERNAL = "INTERNAL"
 INTERNAL_DETAILS = "internal error; the server's log says more"
 
@@ -67,6 +70,17 @@ _MAX_DETAILS_CHARS = 1000
 def status_of(error: HlserveError) -> str:
     """The status name of an error; a class that is not in the table takes its nearest parent's."""
     return next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """The status name of a call that ended so, for counters, traces and the log; None: OK."""
+    if error is None:
+        return OK
+    if isinstance(error, HlserveError):
+        return status_of(error)
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):  # the caller went away
+        return "CANCELLED"
+    return INTERNAL
 
 
 def details_of(error: HlserveError) -> str:

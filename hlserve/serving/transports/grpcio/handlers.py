@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from hlserve.errors import HlserveError
+from hlserve.errors import HlserveError, InvalidRequestError
 from hlserve.rpcs import RPCS, SERVICES, Rpc
 from hlserve.serving.dataplane import deadline_after
 from hlserve.serving.transports.calls import CallContext, parse
@@ -52,7 +52,13 @@ def _unary(rpc: Rpc, entry: Entry) -> Callable[[bytes, Context], Awaitable[bytes
 
     async def handle(data: bytes, context: Context) -> bytes:
         async with _errors_as_statuses(rpc, context):
-            response = await call(parse(rpc, data), _call_context(rpc, context, len(data)))
+            call_context = _call_context(rpc, context)
+            call_context.record.request_bytes = len(data)
+            try:
+                request = parse(rpc, data)
+            except InvalidRequestError as error:
+                entry.refuse(call_context, error)
+            response = await call(request, call_context)
             return response.SerializeToString()
 
     return handle
@@ -63,13 +69,17 @@ def _stream(
 ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
     call = entry.stream(rpc)
 
-    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async def parsed(
+        requests: AsyncIterator[bytes], call_context: CallContext
+    ) -> AsyncIterator[Message]:
         async for data in requests:
+            call_context.record.request_bytes += len(data)
             yield parse(rpc, data)
 
     async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async with _errors_as_statuses(rpc, context):
-            async for response in call(parsed(requests), _call_context(rpc, context)):
+            call_context = _call_context(rpc, context)
+            async for response in call(parsed(requests, call_context), call_context):
                 yield response.SerializeToString()
 
     return handle
@@ -88,10 +98,10 @@ def _with_one_request(
     return handle
 
 
-def _call_context(rpc: Rpc, context: Context, request_bytes: int = 0) -> CallContext:
+def _call_context(rpc: Rpc, context: Context) -> CallContext:
     metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
     deadline_s = deadline_after(context.time_remaining())
-    return CallContext(rpc, deadline_s, metadata, context.peer(), request_bytes)
+    return CallContext(rpc, deadline_s, metadata, context.peer())
 
 
 @asynccontextmanager
