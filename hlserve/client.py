@@ -84,6 +84,87 @@ class ServerMetadata:
     extensions: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One version in the repository: ``READY``, ``LOADING``, ``UNLOADING`` or ``UNAVAILABLE``."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """How often something was done, and how long all of it took, nanoseconds."""
+
+    count: int
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """What one version has done since it was loaded.
+
+    Attributes:
+        name: the model.
+        version: its version.
+        inference_count: rows answered.
+        execution_count: runs; joined requests share one.
+        last_inference_ms: milliseconds since the epoch; 0: none yet.
+        success: requests answered, from the server's door to the answer; the next four are its
+            parts.
+        queue: waiting.
+        compute_input: joining rows.
+        compute_infer: running.
+        compute_output: taking the answers apart.
+        fail: requests that got no answer.
+    """
+
+    name: str
+    version: str
+    inference_count: int
+    execution_count: int
+    last_inference_ms: int
+    success: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    fail: Duration
+
+
+def model_states(response: inference.RepositoryIndexResponse) -> tuple[ModelState, ...]:
+    """Of every model, as the server lists them."""
+    return tuple(ModelState(m.name, m.version, m.state, m.reason) for m in response.models)
+
+
+def model_statistics(response: inference.ModelStatisticsResponse) -> tuple[ModelStatistics, ...]:
+    """Of every version asked for."""
+    return tuple(_statistics(each) for each in response.model_stats)
+
+
+def _statistics(message: inference.ModelStatistics) -> ModelStatistics:
+    phases = message.inference_stats
+    return ModelStatistics(
+        name=message.name,
+        version=message.version,
+        inference_count=message.inference_count,
+        execution_count=message.execution_count,
+        last_inference_ms=message.last_inference,
+        success=_duration(phases.success),
+        queue=_duration(phases.queue),
+        compute_input=_duration(phases.compute_input),
+        compute_infer=_duration(phases.compute_infer),
+        compute_output=_duration(phases.compute_output),
+        fail=_duration(phases.fail),
+    )
+
+
+def _duration(message: inference.StatisticDuration) -> Duration:
+    return Duration(message.count, message.ns)
+
+
 class InferenceClient:
     """Speaks the Open Inference Protocol v2; safe from several threads at once.
 
@@ -278,6 +359,38 @@ class InferenceClient:
         arrays = _fitted(model, front_end.apply(items), facts.inputs)
         pinned = version or (facts.versions[-1] if facts.versions else "")
         return self.infer(model, arrays, pinned, outputs=outputs, timeout_s=timeout_s)
+
+    # ----- model control
+
+    def repository_index(
+        self, *, only_ready: bool = False, timeout_s: float | None = None
+    ) -> tuple[ModelState, ...]:
+        """Every model in the repository, loaded or not."""
+        request = inference.RepositoryIndexRequest(ready=only_ready)
+        response = inference.RepositoryIndexResponse
+        return model_states(self._call("RepositoryIndex", request, response, timeout_s))
+
+    def load_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Loads a model, or loads it again."""
+        request = inference.RepositoryModelLoadRequest(model_name=model)
+        response = inference.RepositoryModelLoadResponse
+        self._call("RepositoryModelLoad", request, response, timeout_s)
+
+    def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Takes a model out of service."""
+        request = inference.RepositoryModelUnloadRequest(model_name=model)
+        response = inference.RepositoryModelUnloadResponse
+        self._call("RepositoryModelUnload", request, response, timeout_s)
+
+    def model_statistics(
+        self, model: str = "", version: str = "", *, timeout_s: float | None = None
+    ) -> tuple[ModelStatistics, ...]:
+        """What models have done since they were loaded; without a name, all of them."""
+        request = inference.ModelStatisticsRequest(name=model, version=version)
+        response = inference.ModelStatisticsResponse
+        return model_statistics(self._call("ModelStatistics", request, response, timeout_s))
+
+    # ----- below
 
     def _only_input(
         self, model: str, version: str, value: ArrayLike, timeout_s: float | None

@@ -53,6 +53,7 @@ def decode_tensors(
     raw_contents: Sequence[bytes],
     *,
     where: str,
+    max_elements: int = MAX_MESSAGE_BYTES,
     elsewhere: Mapping[int, bytes] | None = None,
 ) -> dict[str, Array]:
     """Arrays by tensor name, in the tensors' order; raw ones are read-only views of the bytes.
@@ -62,11 +63,13 @@ def decode_tensors(
         raw_contents: its raw entries: one a tensor that is not elsewhere, or none where contents
             are typed.
         where: how a message names a tensor, up to its quoted name: ``model 'm': input``.
+        max_elements: of one tensor.
         elsewhere: raw contents that did not travel in the message, by the tensor's index.
 
     Raises:
-        InvalidRequestError: a tensor comes twice, its values do not fit its shape and datatype,
-            raw and typed contents are mixed, or entries and tensors differ in number.
+        InvalidRequestError: a tensor comes twice or holds too many elements, its values do not
+            fit its shape and datatype, raw and typed contents are mixed, or entries and tensors
+            differ in number.
     """
     elsewhere = elsewhere or {}
     expected = len(tensors) - len(elsewhere)
@@ -82,14 +85,14 @@ def decode_tensors(
         if tensor.name in arrays:
             raise InvalidRequestError(f"{label} already exists in the message, expected once")
         raw = elsewhere[index] if index in elsewhere else next(entries, None)
-        arrays[tensor.name] = _decode_tensor(tensor, raw, label)
+        arrays[tensor.name] = _decode_tensor(tensor, raw, max_elements, label)
     return arrays
 
 
-def _decode_tensor(tensor: WireTensor, raw: bytes | None, label: str) -> Array:
+def _decode_tensor(tensor: WireTensor, raw: bytes | None, max_elements: int, label: str) -> Array:
     try:
         datatype = datatypes.by_name(tensor.datatype)
-        shape = _checked_shape(tensor.shape, datatype)
+        shape = _checked_shape(tensor.shape, datatype, max_elements)
         if raw is None:
             return _decode_typed(tensor, datatype, shape)
         if tensor.HasField("contents"):
@@ -101,7 +104,7 @@ def _decode_tensor(tensor: WireTensor, raw: bytes | None, label: str) -> Array:
         raise InvalidRequestError(f"{label}: {error}") from error
 
 
-def _checked_shape(dims: Sequence[int], datatype: Datatype) -> tuple[int, ...]:
+def _checked_shape(dims: Sequence[int], datatype: Datatype, max_elements: int) -> tuple[int, ...]:
     shape = tuple(dims)
     if any(dim < 0 for dim in shape):
         raise InvalidRequestError(
@@ -111,6 +114,11 @@ def _checked_shape(dims: Sequence[int], datatype: Datatype) -> tuple[int, ...]:
     if math.prod(dim for dim in shape if dim) * max(datatype.size_bytes, 1) > MAX_MESSAGE_BYTES:
         raise InvalidRequestError(
             f"shape {list(shape)} holds more than {MAX_MESSAGE_BYTES} bytes of {datatype.name}"
+        )
+    if math.prod(shape) > max_elements:
+        raise InvalidRequestError(
+            f"shape {list(shape)} holds {math.prod(shape)} elements, expected at most "
+            f"{max_elements}"
         )
     return shape
 

@@ -13,11 +13,14 @@
     │   └── VersionNotFoundError
     ├── AlreadyExistsError       something of that name is there already
     ├── InvalidRequestError      a request that does not fit the protocol or the model
+    ├── UnauthenticatedError     a call without a key that is known
+    ├── PermissionDeniedError    a known key, but not for this call
     ├── UnsupportedError         a call that this server or model does not offer
     ├── UnavailableError
     │   ├── ModelNotReadyError
     │   ├── QueueFullError
     │   ├── QueueTimeoutError
+    │   ├── TooManyRequestsError
     │   └── ShuttingDownError
     ├── DeadlineExceededError    the caller's deadline passed before the run
     ├── CancelledError           the caller went away before the run
@@ -88,6 +91,14 @@ class InvalidRequestError(HlserveError, ValueError):
     """A request does not fit the protocol or the model."""
 
 
+class UnauthenticatedError(HlserveError):
+    """A call that needs an API key came without one, or with one that is not known."""
+
+
+class PermissionDeniedError(HlserveError):
+    """The API key is known, but does not open this call."""
+
+
 class UnsupportedError(HlserveError):
     """A call that this server, or this model, does not offer."""
 
@@ -106,6 +117,10 @@ class QueueFullError(UnavailableError):
 
 class QueueTimeoutError(UnavailableError):
     """The request waited in the queue longer than the model's policy allows."""
+
+
+class TooManyRequestsError(UnavailableError):
+    """As many requests as the server takes at once are in flight."""
 
 
 class ShuttingDownError(UnavailableError):

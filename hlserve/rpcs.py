@@ -156,3 +156,15 @@ def find(name: str, service: str = INFERENCE_SERVICE) -> Rpc:
         if (rpc.service, rpc.name) == (service, name):
             return rpc
     raise LookupError(f"no RPC {service}/{name} in the table")
+
+
+def by_path(path: str) -> Rpc:
+    """The row of one HTTP/2 path.
+
+    Raises:
+        LookupError: the table has no such row.
+    """
+    for rpc in RPCS:
+        if rpc.path == path:
+            return rpc
+    raise LookupError(f"no RPC {path} in the table")

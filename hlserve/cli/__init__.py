@@ -20,6 +20,7 @@ VERBS = {
     "inspect": "inspect",
     "doctor": "doctor",
     "serve": "serve",
+    "models": "models",
     "publish": "publish",
     "evaluate": "evaluate",
     "predict": "predict",

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hlserve.cli.serve_check import check
+from hlserve.cli.serve_operating import operating_config, operating_options, supervise
+from hlserve.cli.serve_option import option
+
 if TYPE_CHECKING:
     from hlserve.serving.observing import (
         LogConfig,
@@ -24,16 +28,10 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
-    """An option that HLSERVE_<NAME> in the environment sets too."""
-    variable = "HLSERVE_" + name.partition("/")[0].removeprefix("--").replace("-", "_").upper()
-    return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
-
-
 def _control_options(command: _Command) -> _Command:
     """Which models are loaded, and who says so."""
-    for option in (
-        _option(
+    for add in (
+        option(
             "--poll-interval-s",
             type=click.FloatRange(0, min_open=True),
             default=15.0,
@@ -46,54 +44,54 @@ def _control_options(command: _Command) -> _Command:
             metavar="NAME",
             help="Loaded at the start with --model-control explicit; may be repeated, '*': all.",
         ),
-        _option(
+        option(
             "--model-control",
             type=click.Choice(("none", "explicit", "poll")),
             default="none",
             help="Who loads models later: nobody, calls, or a look at MODELS_DIR.",
         ),
     ):
-        command = option(command)
+        command = add(command)
     return command
 
 
 def _observing_options(command: _Command) -> _Command:
     """Metrics, traces and the log."""
-    for option in reversed(
+    for add in reversed(
         (
-            _option(
+            option(
                 "--metrics-port",
                 type=click.IntRange(0, 65535),
                 default=8002,
                 help="GET /metrics, for Prometheus; 0 takes a free one.",
             ),
-            _option("--metrics-host", help="Address to bind for metrics.  [default: --host]"),
-            _option("--no-metrics", is_flag=True, help="No metrics, and no histograms."),
-            _option(
+            option("--metrics-host", help="Address to bind for metrics.  [default: --host]"),
+            option("--no-metrics", is_flag=True, help="No metrics, and no histograms."),
+            option(
                 "--trace",
                 type=click.Choice(("none", "console", "otlp")),
                 default="none",
                 help="Where OpenTelemetry spans go; needs hlserve[otel].",
             ),
-            _option(
+            option(
                 "--trace-otlp",
                 metavar="ENDPOINT",
                 help="Send spans there, else as the OTEL_* variables say.",
             ),
-            _option(
+            option(
                 "--trace-rate",
                 type=click.FloatRange(0, 1),
                 default=1.0,
                 help="Share of calls traced where the caller has not decided.",
             ),
-            _option(
+            option(
                 "--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr."
             ),
-            _option("--log-format", type=click.Choice(("plain", "json")), default="plain"),
-            _option("--access-log", is_flag=True, help="A line a call."),
+            option("--log-format", type=click.Choice(("plain", "json")), default="plain"),
+            option("--access-log", is_flag=True, help="A line a call."),
         )
     ):
-        command = option(command)
+        command = add(command)
     return command
 
 
@@ -101,49 +99,48 @@ def _observing_options(command: _Command) -> _Command:
 @click.argument(
     "models", type=click.Path(path_type=Path), envvar="HLSERVE_MODELS", metavar="MODELS_DIR"
 )
-@_option("--host", default="127.0.0.1", help="Address to bind; 0.0.0.0 for every interface.")
-@_option("--port", type=click.IntRange(0, 65535), default=8001, help="0 takes a free one.")
-@_option(
-    "--max-batch-size", type=click.IntRange(1), default=64, help="Most rows in one joined run."
-)
-@_option(
+@option("--host", default="127.0.0.1", help="0.0.0.0: every interface; empty: no TCP.")
+@option("--port", type=click.IntRange(0, 65535), default=8001, help="0 takes a free one.")
+@option("--max-batch-size", type=click.IntRange(1), default=64, help="Most rows in one joined run.")
+@option(
     "--max-queue-delay-us",
     type=click.IntRange(0),
     default=0,
     help="How long the first row waits for company.",
 )
-@_option(
+@option(
     "--max-queue-rows",
     type=click.IntRange(1),
     default=4096,
     help="Waiting rows of a model beyond which requests are refused.",
 )
-@_option(
+@option(
     "--intra-op-threads",
     type=click.IntRange(0, 1024),
     default=1,
     help="Threads of one run; 0 takes one a core.",
 )
-@_option(
+@option(
     "--threads",
     type=click.IntRange(0, 1024),
     default=0,
     help="Threads of all runs of all models together; 0 takes one a core.",
 )
-@_option("--provider", default="cpu", help="Where models run: cpu, cuda or tensorrt.")
-@_option(
+@option("--provider", default="cpu", help="Where models run: cpu, cuda or tensorrt.")
+@option(
     "--drain-timeout-s",
     type=click.FloatRange(0),
     default=30.0,
     help="How long requests in flight may take after SIGTERM.",
 )
-@_option(
+@option(
     "--system-shared-memory/--no-system-shared-memory",
     default=False,
     help="Let clients on this machine name regions of /dev/shm to read and write.",
 )
 @_control_options
 @_observing_options
+@operating_options
 def command(models: Path, **options: Any) -> int:
     """Serve every model in MODELS_DIR over gRPC (Open Inference Protocol v2).
 
@@ -153,12 +150,12 @@ def command(models: Path, **options: Any) -> int:
     \b
     Examples:
       hlserve serve models
+      hlserve serve models --check
       hlserve serve models --port 9000 --max-batch-size 128
       HLSERVE_HOST=0.0.0.0 hlserve serve models
     """  # noqa: D301 - click's mark for a block that keeps its lines
     from hlserve.serving import logs
     from hlserve.serving.config import BatchingConfig, ControlConfig, ServerConfig
-    from hlserve.serving.server import serve
 
     metrics, tracing, log = _observing(options)
     logs.configure(log)
@@ -181,17 +178,27 @@ def command(models: Path, **options: Any) -> int:
             load_models=options["load_models"],
             poll_interval_s=options["poll_interval_s"],
         ),
+        **operating_config(options),
         metrics=metrics,
         tracing=tracing,
         log=log,
     )
 
+    if options["check"]:
+        return check(config)
+    worker_descriptor = options["worker_fd"]
+    if config.processes > 1 and worker_descriptor is None:
+        return supervise(config)
+    from hlserve.serving.server import serve  # gRPC and ONNX Runtime: a supervisor needs neither
+
     def on_ready(server: Server) -> None:
+        if worker_descriptor is not None:
+            return  # the supervisor says it, once for all
         names = ", ".join(f"{model.name} v{model.version}" for model in server.models)
-        click.echo(f"serving {names or 'no model yet'} on {config.host}:{server.port}")
+        click.echo(f"serving {names or 'no model yet'} on {server.address}")
         sys.stdout.flush()
 
-    is_clean = asyncio.run(serve(config, on_ready=on_ready))
+    is_clean = asyncio.run(serve(config, on_ready=on_ready, worker_descriptor=worker_descriptor))
     return 0 if is_clean else 1
 
 

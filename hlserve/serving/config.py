@@ -10,7 +10,9 @@ from typing import Literal
 from hlserve.errors import ConfigError
 from hlserve.repository import MODEL_FILE
 from hlserve.serving.batching_config import BatchingConfig as BatchingConfig
+from hlserve.serving.limits import LimitsConfig
 from hlserve.serving.observing import LogConfig, MetricsConfig, TracingConfig
+from hlserve.serving.tls import TlsConfig
 
 ControlMode = Literal["none", "explicit", "poll"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("none", "explicit", "poll")
@@ -51,6 +53,10 @@ class ServerConfig:
     """Everything that ``hlserve serve`` can be told.
 
     Attributes:
+        host: TCP address; empty: a Unix socket only.
+        api_key_file: who may call what; None: everyone may call everything.
+        unix_socket: a path to listen on as well.
+        processes: that serve one port together.
         metrics: None: no metrics, and histograms are not recorded.
         tracing: None: no traces.
         log: which calls are logged; ``logs.configure`` applies the rest of it to the process.
@@ -66,11 +72,17 @@ class ServerConfig:
     drain_timeout_s: float = 30.0
     shared_memory: bool = False  # clients may name regions of /dev/shm to read and write
     control: ControlConfig = field(default_factory=ControlConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    tls: TlsConfig | None = None
+    api_key_file: Path | None = None
+    unix_socket: Path | None = None
+    processes: int = 1
     metrics: MetricsConfig | None = None
     tracing: TracingConfig | None = None
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        _check_listening(self)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}, expected 0 to 65535")
         if self.drain_timeout_s < 0:
@@ -186,6 +198,15 @@ class ModelConfig:
         if missing:
             raise ConfigError(f"version_policy asks for version {missing[0]}, found {versions}")
         return sorted(set(self.specific_versions))
+
+
+def _check_listening(config: ServerConfig) -> None:
+    if not config.host and config.unix_socket is None:
+        raise ConfigError("neither a host nor a Unix socket is given, expected one to listen on")
+    if config.processes < 1:
+        raise ConfigError(f"processes is {config.processes}, expected at least 1")
+    if config.processes > 1 and config.unix_socket is not None:
+        raise ConfigError("several processes cannot share a Unix socket, expected TCP only")
 
 
 def check_threads(threads: int) -> None:

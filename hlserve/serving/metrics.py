@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,12 +50,14 @@ class CallCounter:
 
 
 def from_other_threads(
-    snapshot: Callable[[], Snapshot], loop: asyncio.AbstractEventLoop
+    snapshot: Callable[[], Snapshot] | Callable[[], Awaitable[Snapshot]],
+    loop: asyncio.AbstractEventLoop,
 ) -> Callable[[], Snapshot]:
     """A way to have ``snapshot`` taken on the loop, where statistics change."""
 
     async def on_loop() -> Snapshot:
-        return snapshot()
+        taken = snapshot()
+        return taken if isinstance(taken, Snapshot) else await taken
 
     def from_thread() -> Snapshot:
         future = asyncio.run_coroutine_threadsafe(on_loop(), loop)

@@ -9,10 +9,14 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hlserve.repository import Repository
 from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.keys import ApiKeys
+from hlserve.serving.listening import Listening
 from hlserve.serving.logs import CallLog
 from hlserve.serving.metrics import CallCounter, MetricsServer, from_other_threads
 from hlserve.serving.model import ServedModel
@@ -20,9 +24,16 @@ from hlserve.serving.providers import execution_providers
 from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.snapshot import Snapshot, take
 from hlserve.serving.store import ModelStore
+from hlserve.serving.transports.admission import Admission
+from hlserve.serving.transports.authorization import Authorization
 from hlserve.serving.transports.calls import Calls
-from hlserve.serving.transports.entry import Entry, Stage
+from hlserve.serving.transports.entry import Answering, Entry, Stage
+from hlserve.serving.transports.everywhere import EverywhereCalls
 from hlserve.serving.transports.grpcio import GrpcioServer
+from hlserve.serving.worker import Worker
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from hlserve.serving.tracing import Tracing
@@ -38,6 +49,7 @@ class Server:
 
     Args:
         config: everything it can be told.
+        worker: the way to the other processes that serve the same port; None: there are none.
 
     Raises:
         ConfigError: there is no such provider.
@@ -47,7 +59,7 @@ class Server:
         UnavailableError: the address cannot be bound.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, worker: Worker | None = None) -> None:
         execution_providers(config.provider)  # one clear error, not one a model
         self._config = config
         self._threads = RunThreads(config.threads or os.cpu_count() or 1)
@@ -58,16 +70,26 @@ class Server:
             shared_memory=SharedMemory(is_on=config.shared_memory),
         )
         self._watching: asyncio.Task[None] | None = None
-        self._calls = CallCounter()
+        self._calls = Calls(self._data_plane, config.limits.max_tensor_elements)
+        self._call_counter = CallCounter()
         self._tracing = self._make_tracing()
-        entry = Entry(Calls(self._data_plane), self._stages())
-        self._transport = GrpcioServer(entry, config.host, config.port)
         self._metrics: MetricsServer | None = None
+        self._worker = worker
+        # One process of several takes no connection before it can answer: others do.
+        self._transport = None if worker else self._make_transport(self._calls)
 
     @property
     def port(self) -> int:
         """The port that was bound."""
-        return self._transport.port
+        return 0 if self._transport is None else self._transport.port
+
+    @property
+    def address(self) -> str:
+        """Where it listens, for people."""
+        unix_socket = self._config.unix_socket
+        addresses = [f"{self._config.host}:{self.port}"] if self._config.host else []
+        addresses += [f"unix:{unix_socket}"] if unix_socket is not None else []
+        return " and ".join(addresses)
 
     @property
     def metrics_port(self) -> int | None:
@@ -76,7 +98,7 @@ class Server:
 
     def snapshot(self) -> Snapshot:
         """What the models have done so far; call it on the event loop."""
-        return take(self._store.ready_models(), self._calls.counts)
+        return take(self._store.ready_models(), self._call_counter.counts)
 
     @property
     def models(self) -> list[ServedModel]:
@@ -96,8 +118,15 @@ class Server:
             UnavailableError: the port for metrics cannot be bound.
         """
         self._start_metrics()
-        await self._transport.start()
+        if self._transport is not None:
+            await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
+        if self._worker is not None:
+            calls = EverywhereCalls(self._calls, self._worker, self._encoded_snapshot)
+            await self._worker.catch_up(calls.run_here)
+            self._transport = self._make_transport(calls)
+            await self._transport.start()
+            self._worker.listening()
         self._data_plane.readiness.changed()
         self._watching = asyncio.get_running_loop().create_task(self._store.watch())
 
@@ -117,7 +146,8 @@ class Server:
                 "requests were still running after %g s: ended", self._config.drain_timeout_s
             )
         self._data_plane.readiness.close()
-        await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
+        if self._transport is not None:
+            await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._threads.shutdown(wait=is_clean)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
@@ -125,14 +155,23 @@ class Server:
             await asyncio.to_thread(self._tracing.close)
         return is_clean
 
+    def _encoded_snapshot(self) -> bytes:
+        return msgspec.msgpack.encode(self.snapshot())
+
+    def _make_transport(self, calls: Answering) -> GrpcioServer:
+        return GrpcioServer(Entry(calls, self._stages()), _listening(self._config))
+
     def _stages(self) -> list[Stage]:
         """What stands around every call, from the outside in."""
         stages: list[Stage] = []
         if self._config.metrics is not None:
-            stages.append(self._calls)  # outermost: it counts what the others refuse
+            stages.append(self._call_counter)  # outermost: it counts what the others refuse
         stages.append(CallLog(access=self._config.log.access))
         if self._tracing is not None:
             stages.append(self._tracing)
+        if self._config.api_key_file is not None:
+            stages.append(Authorization(ApiKeys(self._config.api_key_file)))
+        stages.append(Admission(self._config.limits))
         return stages
 
     def _make_tracing(self) -> Tracing | None:
@@ -144,19 +183,36 @@ class Server:
 
     def _start_metrics(self) -> None:
         wanted = self._config.metrics
-        if wanted is None or wanted.port is None:
+        if wanted is None or wanted.port is None or self._worker is not None:
             return
         snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
         self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
         _LOG.info("metrics on port %d", self._metrics.port)
 
 
-async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> bool:
+def _listening(config: ServerConfig) -> Listening:
+    return Listening(
+        host=config.host,
+        port=config.port,
+        unix_socket=config.unix_socket,
+        tls=config.tls,
+        limits=config.limits,
+        shares_port=config.processes > 1,
+    )
+
+
+async def serve(
+    config: ServerConfig,
+    *,
+    on_ready: Callable[[Server], None],
+    worker_descriptor: int | None = None,
+) -> bool:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
 
     Args:
         config: everything the server can be told.
         on_ready: called once, when requests are taken.
+        worker_descriptor: the inherited channel to the supervisor; None: there is none.
 
     Returns:
         Whether everything in flight at the end was answered.
@@ -167,7 +223,9 @@ async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> 
     """
     stopping = asyncio.Event()
     _on_signals(stopping)
-    server = Server(config)
+    worker = None if worker_descriptor is None else await Worker.connect(worker_descriptor)
+    server = Server(config, worker)
+    orphaned = asyncio.ensure_future(_end_with_supervisor(worker, stopping))
     loading = asyncio.ensure_future(server.start())
     stopped = asyncio.ensure_future(stopping.wait())
     await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -179,8 +237,15 @@ async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> 
         _LOG.info("draining")
     finally:
         stopped.cancel()
+        orphaned.cancel()
         is_clean = await server.drain()
     return is_clean
+
+
+async def _end_with_supervisor(worker: Worker | None, stopping: asyncio.Event) -> None:
+    if worker is not None:
+        await worker.supervisor_gone()
+        stopping.set()
 
 
 def _on_signals(stopping: asyncio.Event) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
+from hlserve import codec
 from hlserve.errors import HlserveError, InvalidRequestError, UnsupportedError
 from hlserve.pb.messages import health, inference, message_class
 from hlserve.rpcs import Rpc
@@ -88,10 +89,14 @@ class Calls:
 
     Args:
         data_plane: what does the work.
+        max_tensor_elements: of one input.
     """
 
-    def __init__(self, data_plane: DataPlane) -> None:
+    def __init__(
+        self, data_plane: DataPlane, max_tensor_elements: int = codec.MAX_MESSAGE_BYTES
+    ) -> None:
         self._data_plane = data_plane
+        self._max_tensor_elements = max_tensor_elements
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
@@ -155,7 +160,12 @@ class Calls:
         """Runs a request; always answers raw."""
         record = context.record
         record.asks(request.model_name, request.model_version, request.id)
-        decoded = decode_request(request, self._data_plane.shared_memory, context.deadline_s)
+        decoded = decode_request(
+            request,
+            self._data_plane.shared_memory,
+            context.deadline_s,
+            max_elements=self._max_tensor_elements,
+        )
         answer = await self._data_plane.model_infer(decoded.request)
         record.version, record.phases = answer.model_version, answer.phases
         record.rows += answer.rows

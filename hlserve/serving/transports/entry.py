@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from hlserve.errors import HlserveError
 from hlserve.rpcs import Rpc
-from hlserve.serving.transports.calls import CallContext, Calls, StreamCall, UnaryCall
+from hlserve.serving.transports.calls import CallContext, StreamCall, UnaryCall
 
 
 class Stage(Protocol):
@@ -33,6 +33,16 @@ class Stage(Protocol):
         """After the call, however it ended; not called where ``begin`` raised."""
 
 
+class Answering(Protocol):
+    """What answers a row: this process's calls, or those of every process."""
+
+    def unary(self, rpc: Rpc) -> UnaryCall:
+        """The call for a row with one request and one answer."""
+
+    def stream(self, rpc: Rpc) -> StreamCall:
+        """The call for a row that streams, on either side."""
+
+
 class Entry:
     """The calls with the stages around them.
 
@@ -41,7 +51,7 @@ class Entry:
         stages: from the outside in.
     """
 
-    def __init__(self, calls: Calls, stages: Sequence[Stage] = ()) -> None:
+    def __init__(self, calls: Answering, stages: Sequence[Stage] = ()) -> None:
         self._calls = calls
         self._stages = tuple(stages)
 

@@ -51,9 +51,13 @@ class DecodedInfer:
 
 
 def decode_request(
-    message: inference.ModelInferRequest, memory: SharedMemory, deadline_s: float | None
+    message: inference.ModelInferRequest,
+    memory: SharedMemory,
+    deadline_s: float | None,
+    *,
+    max_elements: int,
 ) -> DecodedInfer:
-    """What a message asks for.
+    """What a message asks for; no input may hold more than ``max_elements``.
 
     Raises:
         InvalidRequestError: tensors or parameters are malformed.
@@ -77,6 +81,7 @@ def decode_request(
             message.raw_input_contents,
             where=f"{model}: input",
             elsewhere=_read_regions(message, memory, model),
+            max_elements=max_elements,
         ),
         outputs=tuple(output.name for output in message.outputs),
         classifications=classifications,

@@ -18,9 +18,11 @@ STATUS_NUMBERS = {
     "DEADLINE_EXCEEDED": 4,
     "NOT_FOUND": 5,
     "ALREADY_EXISTS": 6,
+    "PERMISSION_DENIED": 7,
     "UNIMPLEMENTED": 12,
     INTERNAL: 13,
     "UNAVAILABLE": 14,
+    "UNAUTHENTICATED": 16,
 }
 
 # Where we differ from Triton: an expired deadline is DEADLINE_EXCEEDED, there UNAVAILABLE.
@@ -38,11 +40,15 @@ STATUSES: dict[type[HlserveError], str] = {
     errors.VersionNotFoundError: "NOT_FOUND",
     errors.AlreadyExistsError: "ALREADY_EXISTS",
     errors.InvalidRequestError: "INVALID_ARGUMENT",
+    errors.UnauthenticatedError: "UNAUTHENTICATED",
+    errors.PermissionDeniedError: "PERMISSION_DENIED",
     errors.UnsupportedError: "UNIMPLEMENTED",
     errors.UnavailableError: "UNAVAILABLE",
     errors.ModelNotReadyError: "UNAVAILABLE",
     errors.QueueFullError: "UNAVAILABLE",
     errors.QueueTimeoutError: "UNAVAILABLE",
+    # Not RESOURCE_EXHAUSTED: client libraries try again on UNAVAILABLE, and that is right here.
+    errors.TooManyRequestsError: "UNAVAILABLE",
     errors.ShuttingDownError: "UNAVAILABLE",
     errors.DeadlineExceededError: "DEADLINE_EXCEEDED",
     errors.CancelledError: "CANCELLED",

@@ -100,7 +100,8 @@ def _with_one_request(
 
 def _call_context(rpc: Rpc, context: Context) -> CallContext:
     metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
-    return CallContext(rpc, deadline_after(context.time_remaining()), metadata, context.peer())
+    deadline_s = deadline_after(context.time_remaining())
+    return CallContext(rpc, deadline_s, metadata, context.peer())
 
 
 @asynccontextmanager

@@ -1,0 +1,143 @@
+"""The supervisor's side of its channels: one call run in every process, one at a time.
+
+A call with the scope ``every`` takes effect in all processes before its answer, and is noted for
+those that start later. Where it fails in some and not in others, its caller is told so, and the
+processes where it failed are replaced by new ones, which catch up from the notes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from hlserve.rpcs import by_path
+from hlserve.serving.control import (
+    Answered,
+    Ask,
+    Control,
+    Failed,
+    Listening,
+    Loaded,
+    Outcome,
+    Outcomes,
+    Run,
+    Settings,
+)
+from hlserve.serving.journal import Journal
+
+_LOG = logging.getLogger(__name__)
+
+
+class Switchboard:
+    """Connects the processes."""
+
+    def __init__(self) -> None:
+        self._lines: list[_Line] = []
+        self._journal = Journal()
+        self._one_at_a_time = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def connect(
+        self,
+        control: Control,
+        *,
+        on_listening: Callable[[], None],
+        on_out_of_step: Callable[[], None],
+    ) -> None:
+        """Serves one process until its end of the channel closes.
+
+        Args:
+            control: the channel.
+            on_listening: it takes traffic.
+            on_out_of_step: a call took effect elsewhere and failed in it: it must be replaced.
+        """
+        line = _Line(control, on_out_of_step)
+        try:
+            while (message := await control.receive()) is not None:
+                if isinstance(message, Loaded):
+                    self._start(self._admit(line))
+                elif isinstance(message, Listening):
+                    on_listening()
+                elif isinstance(message, Ask):
+                    self._start(self._answer(line, message))
+                elif isinstance(message, Answered | Failed):
+                    line.resolve(message)
+        finally:
+            if line in self._lines:
+                self._lines.remove(line)
+            line.close()
+
+    async def gather(self, path: str, request: bytes) -> list[Outcome]:
+        """What every process answers to a call; those that end meanwhile are left out."""
+        lines = tuple(self._lines)
+        return [o for o in await _run_in(lines, path, request) if o is not None]
+
+    async def _admit(self, line: _Line) -> None:
+        async with self._one_at_a_time:  # no call between the notes and the first of its own
+            line.control.send(Settings(self._journal.calls))
+            self._lines.append(line)
+
+    async def _answer(self, line: _Line, ask: Ask) -> None:
+        if by_path(ask.path).scope != "every":
+            outcomes = await self.gather(ask.path, ask.request)
+        else:
+            async with self._one_at_a_time:
+                outcomes = await self._everywhere(ask)
+        line.control.send(Outcomes(ask.number, outcomes))
+
+    async def _everywhere(self, ask: Ask) -> list[Outcome]:
+        lines = tuple(self._lines)
+        outcomes = await _run_in(lines, ask.path, ask.request)
+        if any(isinstance(outcome, Answered) for outcome in outcomes):
+            self._journal.add(ask.path, ask.request)
+            for line, outcome in zip(lines, outcomes, strict=True):
+                if isinstance(outcome, Failed):
+                    _LOG.error("%s failed in one process of several, which is replaced", ask.path)
+                    line.on_out_of_step()
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)  # the loop itself holds tasks weakly only
+        task.add_done_callback(self._tasks.discard)
+
+
+# ----- below
+
+
+class _Line:
+    """One process's channel, and the calls that it runs."""
+
+    def __init__(self, control: Control, on_out_of_step: Callable[[], None]) -> None:
+        self.control = control
+        self.on_out_of_step = on_out_of_step
+        self._numbers = itertools.count()
+        self._running: dict[int, asyncio.Future[Outcome | None]] = {}
+        self._is_closed = False
+
+    async def run(self, path: str, request: bytes) -> Outcome | None:
+        """What came of a call; None: the process ended first."""
+        if self._is_closed:
+            return None
+        number = next(self._numbers)
+        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self._running[number] = future
+        self.control.send(Run(number, path, request))
+        return await future
+
+    def resolve(self, outcome: Outcome) -> None:
+        self._running.pop(outcome.number).set_result(outcome)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self.control.close()
+        for future in self._running.values():
+            future.set_result(None)
+        self._running.clear()
+
+
+async def _run_in(lines: tuple[_Line, ...], path: str, request: bytes) -> list[Outcome | None]:
+    return await asyncio.gather(*(line.run(path, request) for line in lines))
