@@ -60,6 +60,7 @@ class Rpc:
 
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
+PREDICTION_SERVICE = "hlserve.v1.Prediction"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 REFLECTION_SERVICES = (
     "grpc.reflection.v1.ServerReflection",
@@ -111,6 +112,24 @@ RPCS = (
     _inference("ServerMetadata", "server_metadata", "metadata"),
     _inference("ModelMetadata", "model_metadata", "metadata"),
     _inference("ModelInfer", "model_infer", "inference"),
+    Rpc(
+        PREDICTION_SERVICE,
+        "Predict",
+        "hlserve.v1.PredictRequest",
+        "hlserve.v1.PredictResponse",
+        "predict",
+        "inference",
+    ),
+    Rpc(
+        PREDICTION_SERVICE,
+        "PredictStream",
+        "hlserve.v1.PredictRequest",
+        "hlserve.v1.PredictStreamResponse",
+        "predict_stream",
+        "inference",
+        streams_request=True,
+        streams_response=True,
+    ),
     _health("Check", "health_check"),
     _health("Watch", None, streams_response=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),

@@ -17,6 +17,7 @@ from hlserve.repository import TensorSpec
 from hlserve.rpcs import SERVICES
 from hlserve.serving.checks import check_request
 from hlserve.serving.model import ServedModel
+from hlserve.serving.prediction import Predictor, PredictRequest, PredictResponse
 from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.session import TensorInfo
 from hlserve.serving.store import ModelStore
@@ -67,6 +68,7 @@ class DataPlane:
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
+        self._predictor = Predictor()
         self._is_draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -146,6 +148,17 @@ class DataPlane:
             request_id=request.request_id,
             outputs={name: outputs[name] for name in wanted},
         )
+
+    async def predict(self, request: PredictRequest) -> PredictResponse:
+        """Answers things with labels and numbers, by the model's front end where it has one.
+
+        Raises:
+            InvalidRequestError: the instances do not fit the model.
+            UnsupportedError: this server lacks a library that reads such files.
+            HlserveError: see ``model_infer``.
+        """
+        model = self._store.get(request.model_name, request.model_version)
+        return await self._predictor.predict(model, request, self.model_infer)
 
     def health_check(self, service: str) -> bool:
         """Whether a gRPC service, or with an empty name the whole server, takes requests.

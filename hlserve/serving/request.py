@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from hlserve.serving.statistics import Phases
+
 Array = NDArray[Any]
 
 
@@ -36,9 +38,13 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """One answer: the version that gave it, and its outputs in the order asked for."""
+    """One answer: the version that gave it, and its outputs in the order asked for.
+
+    ``phases`` says what it spent where; None where that was not recorded.
+    """
 
     model_name: str
     model_version: str
     request_id: str
     outputs: Mapping[str, Array]
+    phases: Phases | None = None

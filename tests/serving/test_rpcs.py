@@ -9,7 +9,7 @@ import pytest
 from hlserve import errors
 from hlserve.errors import HlserveError
 from hlserve.pb import messages
-from hlserve.pb.messages import health, inference, message_class
+from hlserve.pb.messages import health, inference, message_class, prediction
 from hlserve.rpcs import RPCS, SERVICES, Rpc, find
 from hlserve.serving.transports import status
 from tests.serving.running import RunningServer
@@ -20,6 +20,12 @@ def mlp_request() -> inference.ModelInferRequest:
     tensor = request.inputs.add(name="input", datatype="FP32", shape=[1, 8])
     tensor.contents.fp32_contents.extend([0.0] * 8)
     return request
+
+
+def mlp_prediction() -> prediction.PredictRequest:
+    numbers = prediction.Numbers(values=[0.0] * 8)
+    instances = [prediction.Instance(numbers=numbers)]
+    return prediction.PredictRequest(model="mlp", id="seven", instances=instances)
 
 
 # Path -> a request, and what must hold of the answer.
@@ -49,6 +55,14 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], bool]]] = {
     "/inference.GRPCInferenceService/ModelInfer": (
         mlp_request,
         lambda answer: answer.id == "seven" and len(answer.raw_output_contents) == 2,
+    ),
+    "/hlserve.v1.Prediction/Predict": (
+        mlp_prediction,
+        lambda answer: answer.id == "seven" and len(answer.predictions[0].outputs) == 2,
+    ),
+    "/hlserve.v1.Prediction/PredictStream": (
+        mlp_prediction,
+        lambda answer: answer.response.id == "seven",
     ),
     "/grpc.health.v1.Health/Check": (
         health.HealthCheckRequest,

@@ -14,11 +14,12 @@ from google.protobuf.message import DecodeError, Message
 
 from hlserve import codec
 from hlserve.errors import InvalidRequestError, UnsupportedError
-from hlserve.pb.messages import health, inference, message_class
+from hlserve.pb.messages import health, inference, message_class, prediction
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.request import InferRequest
+from hlserve.serving.transports import prediction_calls
 
 # Parameters of a tensor that ask for an extension of the protocol.
 _REFUSED_PARAMETERS = ("shared_memory_region", "classification")
@@ -134,6 +135,21 @@ class Calls:
             id=answer.request_id,
         )
         return codec.encode_outputs(response, answer.outputs)
+
+    async def predict(
+        self, request: prediction.PredictRequest, context: CallContext
+    ) -> prediction.PredictResponse:
+        """Things in, labels and numbers out."""
+        return await prediction_calls.predict(self._data_plane, request, context.deadline_s)
+
+    async def predict_stream(
+        self, requests: AsyncIterator[Any], context: CallContext
+    ) -> AsyncIterator[Message]:
+        """The same for every message of a stream."""
+        async for request in requests:
+            yield await prediction_calls.predict_or_error(
+                self._data_plane, request, context.deadline_s
+            )
 
     async def health_check(
         self, request: health.HealthCheckRequest, context: CallContext
