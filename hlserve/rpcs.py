@@ -68,7 +68,7 @@ REFLECTION_SERVICES = (
 )
 
 
-def _inference(name: str, call: str, group: Group) -> Rpc:
+def _inference(name: str, call: str | None, group: Group, scope: Scope = "process") -> Rpc:
     return Rpc(
         INFERENCE_SERVICE,
         name,
@@ -76,6 +76,7 @@ def _inference(name: str, call: str, group: Group) -> Rpc:
         f"inference.{name}Response",
         call,
         group,
+        scope=scope,
     )
 
 
@@ -89,6 +90,19 @@ def _health(name: str, call: str | None, *, streams_response: bool = False) -> R
         call,
         "health",
         streams_response=streams_response,
+    )
+
+
+def _prediction(name: str, call: str, response: str, *, streams: bool = False) -> Rpc:
+    return Rpc(
+        PREDICTION_SERVICE,
+        name,
+        "hlserve.v1.PredictRequest",
+        f"hlserve.v1.{response}",
+        call,
+        "inference",
+        streams_request=streams,
+        streams_response=streams,
     )
 
 
@@ -113,25 +127,32 @@ RPCS = (
     _inference("ModelMetadata", "model_metadata", "metadata"),
     _inference("ModelInfer", "model_infer", "inference"),
     Rpc(
-        PREDICTION_SERVICE,
-        "Predict",
-        "hlserve.v1.PredictRequest",
-        "hlserve.v1.PredictResponse",
-        "predict",
-        "inference",
-    ),
-    Rpc(
-        PREDICTION_SERVICE,
-        "PredictStream",
-        "hlserve.v1.PredictRequest",
-        "hlserve.v1.PredictStreamResponse",
-        "predict_stream",
+        INFERENCE_SERVICE,
+        "ModelStreamInfer",
+        "inference.ModelInferRequest",
+        "inference.ModelStreamInferResponse",
+        None,
         "inference",
         streams_request=True,
         streams_response=True,
     ),
+    _inference("ModelConfig", None, "model-config"),
+    _inference("ModelStatistics", None, "statistics", "sum"),
+    _inference("RepositoryIndex", None, "model-repository"),
+    _inference("RepositoryModelLoad", None, "model-repository", "every"),
+    _inference("RepositoryModelUnload", None, "model-repository", "every"),
+    _inference("SystemSharedMemoryStatus", None, "shared-memory"),
+    _inference("SystemSharedMemoryRegister", None, "shared-memory", "every"),
+    _inference("SystemSharedMemoryUnregister", None, "shared-memory", "every"),
+    _inference("CudaSharedMemoryStatus", None, "shared-memory"),
+    _inference("CudaSharedMemoryRegister", None, "shared-memory"),
+    _inference("CudaSharedMemoryUnregister", None, "shared-memory"),
+    _inference("TraceSetting", None, "trace", "every"),
+    _inference("LogSettings", None, "logging", "every"),
     _health("Check", "health_check"),
     _health("Watch", None, streams_response=True),
+    _prediction("Predict", "predict", "PredictResponse"),
+    _prediction("PredictStream", "predict_stream", "PredictStreamResponse", streams=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),
 )
 

@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,36 @@ def test_field_numbers_are_the_protocols(message: str) -> None:
     fields = messages.POOL.FindMessageTypeByName(message).fields_by_name
     expected = FIELD_NUMBERS[message]
     assert {name: fields[name].number for name in expected} == expected
+
+
+def wire_of(message: Any) -> dict[str, Any]:
+    """Number, type and kind of every field of a message and of those nested in it."""
+    wire = {
+        f"{message.full_name}.{field.name}": (
+            field.number,
+            field.type,
+            field.is_repeated,
+            field.message_type and field.message_type.full_name,
+        )
+        for field in message.fields
+    }
+    for nested in message.nested_types:
+        wire |= wire_of(nested)
+    return wire
+
+
+def test_every_rpc_of_triton_is_here_with_its_messages_field_by_field() -> None:
+    triton = pytest.importorskip("tritonclient.grpc.service_pb2").DESCRIPTOR
+    ours = messages.POOL.FindFileByName("hlserve/pb/inference.proto")
+    their_methods = triton.services_by_name["GRPCInferenceService"].methods_by_name
+    our_methods = ours.services_by_name["GRPCInferenceService"].methods_by_name
+    assert set(our_methods) == set(their_methods)
+    for name, method in their_methods.items():
+        assert our_methods[name].input_type.full_name == method.input_type.full_name
+        assert our_methods[name].output_type.full_name == method.output_type.full_name
+    for name, message in triton.message_types_by_name.items():
+        expected, found = wire_of(message), wire_of(ours.message_types_by_name[name])
+        assert {field: found.get(field) for field in expected} == expected
 
 
 IMPORTS = {
