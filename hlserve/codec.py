@@ -49,30 +49,39 @@ class WireTensor(Protocol):
 
 
 def decode_tensors(
-    tensors: Sequence[WireTensor], raw_contents: Sequence[bytes], *, where: str
+    tensors: Sequence[WireTensor],
+    raw_contents: Sequence[bytes],
+    *,
+    where: str,
+    elsewhere: Mapping[int, bytes] | None = None,
 ) -> dict[str, Array]:
     """Arrays by tensor name, in the tensors' order; raw ones are read-only views of the bytes.
 
     Args:
         tensors: the described tensors of one message.
-        raw_contents: its raw entries: one a tensor, or none where contents are typed.
+        raw_contents: its raw entries: one a tensor that is not elsewhere, or none where contents
+            are typed.
         where: how a message names a tensor, up to its quoted name: ``model 'm': input``.
+        elsewhere: raw contents that did not travel in the message, by the tensor's index.
 
     Raises:
         InvalidRequestError: a tensor comes twice, its values do not fit its shape and datatype,
             raw and typed contents are mixed, or entries and tensors differ in number.
     """
-    if raw_contents and len(raw_contents) != len(tensors):
+    elsewhere = elsewhere or {}
+    expected = len(tensors) - len(elsewhere)
+    if raw_contents and len(raw_contents) != expected:
         raise InvalidRequestError(
-            f"{where}s: {len(raw_contents)} raw entries came for {len(tensors)} tensors, "
+            f"{where}s: {len(raw_contents)} raw entries came for {expected} tensors, "
             "expected one each"
         )
+    entries = iter(raw_contents)
     arrays: dict[str, Array] = {}
     for index, tensor in enumerate(tensors):
         label = f"{where} {tensor.name!r}"
         if tensor.name in arrays:
             raise InvalidRequestError(f"{label} already exists in the message, expected once")
-        raw = raw_contents[index] if raw_contents else None
+        raw = elsewhere[index] if index in elsewhere else next(entries, None)
         arrays[tensor.name] = _decode_tensor(tensor, raw, label)
     return arrays
 
@@ -84,7 +93,9 @@ def _decode_tensor(tensor: WireTensor, raw: bytes | None, label: str) -> Array:
         if raw is None:
             return _decode_typed(tensor, datatype, shape)
         if tensor.HasField("contents"):
-            raise InvalidRequestError("has typed contents beside raw entries, expected one of them")
+            raise InvalidRequestError(
+                "has typed contents beside raw entries or shared memory, expected one of them"
+            )
         return decode_raw(raw, datatype, shape)
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{label}: {error}") from error
@@ -217,6 +228,8 @@ def encode_raw(array: Array, datatype: Datatype) -> bytes:
     Raises:
         InvalidRequestError: a BYTES element is neither bytes nor text.
     """
+    if datatype.name == "BF16":
+        return np.ascontiguousarray(array).view(datatype.dtype).tobytes()
     if datatype.name != "BYTES":
         return np.ascontiguousarray(array, dtype=datatype.dtype).tobytes()
     parts: list[bytes] = []

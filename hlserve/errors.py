@@ -11,6 +11,7 @@
     ├── NotFoundError
     │   ├── ModelNotFoundError
     │   └── VersionNotFoundError
+    ├── AlreadyExistsError       something of that name is there already
     ├── InvalidRequestError      a request that does not fit the protocol or the model
     ├── UnsupportedError         a call that this server or model does not offer
     ├── UnavailableError
@@ -77,6 +78,10 @@ class ModelNotFoundError(NotFoundError):
 
 class VersionNotFoundError(NotFoundError):
     """The model is known, but not that version of it."""
+
+
+class AlreadyExistsError(HlserveError):
+    """Something of that name is there already."""
 
 
 class InvalidRequestError(HlserveError, ValueError):

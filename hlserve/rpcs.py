@@ -68,7 +68,7 @@ REFLECTION_SERVICES = (
 )
 
 
-def _inference(name: str, call: str | None, group: Group, scope: Scope = "process") -> Rpc:
+def _inference(name: str, call: str, group: Group, scope: Scope = "process") -> Rpc:
     return Rpc(
         INFERENCE_SERVICE,
         name,
@@ -131,26 +131,30 @@ RPCS = (
         "ModelStreamInfer",
         "inference.ModelInferRequest",
         "inference.ModelStreamInferResponse",
-        None,
+        "model_stream_infer",
         "inference",
         streams_request=True,
         streams_response=True,
     ),
-    _inference("ModelConfig", None, "model-config"),
-    _inference("ModelStatistics", None, "statistics", "sum"),
-    _inference("RepositoryIndex", None, "model-repository"),
-    _inference("RepositoryModelLoad", None, "model-repository", "every"),
-    _inference("RepositoryModelUnload", None, "model-repository", "every"),
-    _inference("SystemSharedMemoryStatus", None, "shared-memory"),
-    _inference("SystemSharedMemoryRegister", None, "shared-memory", "every"),
-    _inference("SystemSharedMemoryUnregister", None, "shared-memory", "every"),
-    _inference("CudaSharedMemoryStatus", None, "shared-memory"),
-    _inference("CudaSharedMemoryRegister", None, "shared-memory"),
-    _inference("CudaSharedMemoryUnregister", None, "shared-memory"),
-    _inference("TraceSetting", None, "trace", "every"),
-    _inference("LogSettings", None, "logging", "every"),
+    _inference("ModelConfig", "model_config", "model-config"),
+    _inference("ModelStatistics", "model_statistics", "statistics", "sum"),
+    _inference("RepositoryIndex", "repository_index", "model-repository"),
+    _inference("RepositoryModelLoad", "repository_model_load", "model-repository", "every"),
+    _inference("RepositoryModelUnload", "repository_model_unload", "model-repository", "every"),
+    _inference("SystemSharedMemoryStatus", "system_shared_memory_status", "shared-memory"),
+    _inference(
+        "SystemSharedMemoryRegister", "system_shared_memory_register", "shared-memory", "every"
+    ),
+    _inference(
+        "SystemSharedMemoryUnregister", "system_shared_memory_unregister", "shared-memory", "every"
+    ),
+    _inference("CudaSharedMemoryStatus", "cuda_shared_memory_status", "shared-memory"),
+    _inference("CudaSharedMemoryRegister", "cuda_shared_memory_register", "shared-memory"),
+    _inference("CudaSharedMemoryUnregister", "cuda_shared_memory_unregister", "shared-memory"),
+    _inference("TraceSetting", "trace_setting", "trace", "every"),
+    _inference("LogSettings", "log_settings", "logging", "every"),
     _health("Check", "health_check"),
-    _health("Watch", None, streams_response=True),
+    _health("Watch", "health_watch", streams_response=True),
     _prediction("Predict", "predict", "PredictResponse"),
     _prediction("PredictStream", "predict_stream", "PredictStreamResponse", streams=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),

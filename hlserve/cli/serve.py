@@ -22,7 +22,7 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     """An option that HLSERVE_<NAME> in the environment sets too."""
-    variable = "HLSERVE_" + name.removeprefix("--").replace("-", "_").upper()
+    variable = "HLSERVE_" + name.partition("/")[0].removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
 
 
@@ -60,6 +60,11 @@ def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     default=30.0,
     help="How long requests in flight may take after SIGTERM.",
 )
+@_option(
+    "--system-shared-memory/--no-system-shared-memory",
+    default=False,
+    help="Let clients on this machine name regions of /dev/shm to read and write.",
+)
 @_option("--log-level", type=click.Choice(_LOG_LEVELS), default="info", help="To stderr.")
 def command(models: Path, log_level: str, **options: Any) -> int:
     """Serve every model in MODELS_DIR over gRPC (Open Inference Protocol v2).
@@ -89,6 +94,7 @@ def command(models: Path, log_level: str, **options: Any) -> int:
         provider=options["provider"],
         intra_op_threads=options["intra_op_threads"],
         drain_timeout_s=options["drain_timeout_s"],
+        shared_memory=options["system_shared_memory"],
     )
 
     def on_ready(server: Server) -> None:

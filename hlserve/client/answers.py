@@ -141,6 +141,9 @@ def infer_result(response: inference.ModelInferResponse) -> InferResult:
     where = f"model {response.model_name!r}: output"
     try:
         outputs = codec.decode_tensors(response.outputs, response.raw_output_contents, where=where)
+        for name, array in outputs.items():
+            if array.dtype == datatypes.BF16_BITS:
+                outputs[name] = datatypes.as_ml_dtypes(array)
     except InvalidRequestError as error:
         raise ServerError("INTERNAL", f"the server's answer cannot be read: {error}") from error
     return InferResult(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlserve import datatypes
 from hlserve.errors import HlserveError
 from hlserve.serving.session import Session, TensorInfo
 
@@ -28,6 +29,7 @@ _ROW_SCALES = (1.0, 8.0, 0.125)
 # Kernels sum in an order that depends on the batch: 1e-6 of the largest value a layer in fp32,
 # some times that over a deep model. A scale or mean over the batch moves values by percents.
 _TOLERANCE = 1e-4
+_BF16_EPS = 2.0**-7  # seven bits behind the point
 
 
 def why_not_batchable(session: Session, golden: Mapping[str, Array] | None = None) -> str | None:
@@ -110,7 +112,7 @@ def _sample(tensor: TensorInfo, size: int, rows: int, rng: np.random.Generator) 
     values = rng.random(shape)
     for row in range(min(len(shape) and shape[0], len(_ROW_SCALES))):
         values[row] *= _ROW_SCALES[row]
-    return values.astype(dtype)
+    return datatypes.round_to_bf16(values) if dtype == datatypes.BF16_BITS else values.astype(dtype)
 
 
 def _compare(session: Session, sample: Mapping[str, Array]) -> str | None:
@@ -131,9 +133,14 @@ def _compare(session: Session, sample: Mapping[str, Array]) -> str | None:
 
 
 def _is_close(alone: Array, joined: Array) -> bool:
-    if alone.dtype.kind != "f":
+    eps = _BF16_EPS
+    if alone.dtype == datatypes.BF16_BITS:
+        alone, joined = datatypes.widen_bf16(alone), datatypes.widen_bf16(joined)
+    elif alone.dtype.kind != "f":
         return bool(np.array_equal(alone, joined))
-    tolerance = max(_TOLERANCE, 8 * float(np.finfo(alone.dtype).eps))
+    else:
+        eps = float(np.finfo(alone.dtype).eps)
+    tolerance = max(_TOLERANCE, 8 * eps)
     finite = np.abs(alone[np.isfinite(alone)]).astype(np.float64)
     scale = float(finite.max()) if finite.size else 0.0
     return bool(

@@ -51,6 +51,7 @@ class ServerConfig:
     provider: str = "cpu"
     intra_op_threads: int = 1
     drain_timeout_s: float = 30.0
+    shared_memory: bool = False  # clients may name regions of /dev/shm to read and write
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

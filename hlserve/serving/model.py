@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hlserve.serving.batchability import why_not_batchable
 from hlserve.serving.batching import DynamicBatcher
 from hlserve.serving.config import ModelConfig
 from hlserve.serving.session import Session
+from hlserve.serving.statistics import ModelStatistics
 
 Array = NDArray[Any]
 
@@ -42,6 +43,7 @@ class ServedModel:
         config: how it is served.
         joins: whether rows of different requests may be joined.
         batcher: the way in.
+        statistics: what it has done so far.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ServedModel:
     config: ModelConfig
     joins: bool
     batcher: DynamicBatcher
+    statistics: ModelStatistics = field(default_factory=ModelStatistics)
 
     @property
     def label(self) -> str:

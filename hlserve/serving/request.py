@@ -23,7 +23,10 @@ class InferRequest:
         model_version: as written by the client; empty: the latest.
         outputs: the outputs wanted, in the order wanted; empty: all, in the model's order.
         request_id: comes back unchanged.
-        parameters: the client's own; the server acts on none of them yet.
+        classifications: how many of the top classes to answer instead of values, by output name.
+        parameters: the client's own; the server acts on none of them.
+        priority: 1 is the most urgent; 0: the model's default.
+        timeout_us: how long the request may wait in the queue; 0: as the model says.
         deadline_s: on the event loop's clock; None: the client waits for ever.
     """
 
@@ -32,7 +35,10 @@ class InferRequest:
     model_version: str = ""
     outputs: tuple[str, ...] = ()
     request_id: str = ""
+    classifications: Mapping[str, int] = field(default_factory=dict)
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    priority: int = 0
+    timeout_us: int = 0
     deadline_s: float | None = None
 
 

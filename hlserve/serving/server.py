@@ -14,6 +14,7 @@ from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
+from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
 from hlserve.serving.transports.entry import Entry
@@ -43,7 +44,9 @@ class Server:
         self._config = config
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
-        self._data_plane = DataPlane(self._store)
+        self._data_plane = DataPlane(
+            self._store, shared_memory=SharedMemory(is_on=config.shared_memory)
+        )
         self._transport = GrpcioServer(Entry(Calls(self._data_plane)), config.host, config.port)
 
     @property
@@ -64,6 +67,7 @@ class Server:
         """
         await self._transport.start()
         await asyncio.to_thread(self._store.load_all)
+        self._data_plane.readiness_changed()
 
     async def drain(self) -> bool:
         """Not ready first; requests in flight finish; then the port closes.
@@ -77,6 +81,7 @@ class Server:
             _LOG.warning(
                 "requests were still running after %g s: ended", self._config.drain_timeout_s
             )
+        self._data_plane.close()
         await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
         self._executor.shutdown(wait=is_clean, cancel_futures=True)
         return is_clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ Array = NDArray[Any]
 
 # Where a model without a folder may have external data: nowhere.
 _NO_FOLDER = "/nonexistent"
+
+_ONNX_BFLOAT16 = 16  # TensorProto.DataType
 
 _STATUS_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _SOURCE_LOCATION = re.compile(r"\S*\.(?:cc|h|cpp):\d+ (?:[\w:]+::)?\w+(?:\([^)]*\))? ?")
@@ -93,6 +96,11 @@ class Session:
         self.inputs = tuple(_tensor_info("input", arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_tensor_info("output", arg) for arg in self._session.get_outputs())
         self._text_inputs = frozenset(i.name for i in self.inputs if i.datatype.name == "BYTES")
+        tensors = (*self.inputs, *self.outputs)
+        self._has_bf16 = any(tensor.datatype.name == "BF16" for tensor in tensors)
+        if self._has_bf16 and any(tensor.datatype.name == "BYTES" for tensor in tensors):
+            raise ModelFileError("it has text beside bfloat16, which ONNX Runtime cannot be given")
+        self._make_value = onnxruntime.OrtValue
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """The outputs asked for, in that order; safe from several threads at once.
@@ -106,10 +114,25 @@ class Session:
             for name, array in inputs.items()
         }
         try:
+            if self._has_bf16:
+                return self._run_values(feed, outputs)
             results = self._session.run(list(outputs), feed)
         except self._errors as error:
             raise InferenceError(f"ONNX Runtime failed: {_reason(error)}") from error
         return {name: _as_array(result) for name, result in zip(outputs, results, strict=True)}
+
+    def _run_values(self, feed: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """A run with BF16, which ONNX Runtime takes and gives as values of its own only."""
+        values = {name: self._value(array) for name, array in feed.items()}
+        results = self._session.run_with_ort_values(list(outputs), values)
+        return {name: _from_value(result) for name, result in zip(outputs, results, strict=True)}
+
+    def _value(self, array: Array) -> Any:
+        array = np.ascontiguousarray(array)
+        if array.dtype != datatypes.BF16_BITS:
+            return self._make_value.ortvalue_from_numpy(array)
+        bits = array.view(np.uint16)
+        return self._make_value.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BFLOAT16)
 
 
 def _exception_classes(onnxruntime: Any) -> tuple[type[Exception], ...]:
@@ -148,6 +171,13 @@ def _to_text(name: str, array: Array) -> Array:
             f"input {name!r} holds bytes that are not UTF-8, which ONNX text tensors need: {error}"
         ) from error
     return elements.reshape(array.shape)
+
+
+def _from_value(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        return _as_array(value.numpy())
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(data, datatypes.BF16_BITS).reshape(value.shape())
 
 
 def _as_array(result: Any) -> Array:

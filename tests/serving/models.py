@@ -23,6 +23,7 @@ ONNX_TYPES = {
     "INT32": TensorProto.INT32,
     "INT64": TensorProto.INT64,
     "FP16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
     "FP32": TensorProto.FLOAT,
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
@@ -223,6 +224,6 @@ def needs_five_columns() -> bytes:
     )
 
 
-def bfloat16() -> bytes:
-    kind = (TensorProto.BFLOAT16, ["batch"])
+def float8() -> bytes:
+    kind = (TensorProto.FLOAT8E4M3FN, ["batch"])
     return model_bytes([helper.make_node("Identity", ["x"], ["y"])], {"x": kind}, {"y": kind})

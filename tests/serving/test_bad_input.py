@@ -179,7 +179,7 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "raw and typed": (
         changed(lambda request: request.inputs[0].contents.fp32_contents.extend([0.0] * 16)),
         INVALID,
-        "has typed contents beside raw entries",
+        "has typed contents beside raw entries or shared memory",
     ),
     "BOOL of two": (
         tensor("identity_BOOL", "BOOL", [1, 2], b"\1\2"),
@@ -261,7 +261,7 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
             )
         ),
         "UNIMPLEMENTED",
-        "tensor 'input': shared_memory_region is not offered",
+        "input 'input': shared memory is off on this server",
     ),
     # the message itself
     "garbage": (lambda: b"\xff" * 40, INVALID, "not a valid inference.ModelInferRequest (40 bytes"),

@@ -48,7 +48,9 @@ def test_metadata_of_a_version_shows_as_properties(root: Path) -> None:
 
 
 def test_the_extensions_are_those_that_are_there() -> None:
-    assert ServerMetadata().extensions == EXTENSIONS == ("binary_tensor_data",)
+    assert ServerMetadata().extensions == EXTENSIONS
+    assert "model_repository" not in EXTENSIONS
+    assert "system_shared_memory" not in EXTENSIONS
 
 
 def drain(server: RunningServer) -> bool:

@@ -6,23 +6,43 @@ awaits the call that the row names, and serializes the answer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
-from hlserve import codec
-from hlserve.errors import InvalidRequestError, UnsupportedError
+from hlserve.errors import HlserveError, InvalidRequestError, UnsupportedError
 from hlserve.pb.messages import health, inference, message_class, prediction
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
 from hlserve.serving.dataplane import DataPlane
-from hlserve.serving.request import InferRequest
 from hlserve.serving.transports import prediction_calls
+from hlserve.serving.transports.admin_messages import (
+    check_repository,
+    load_parameters,
+    log_changes,
+    log_message,
+    regions_message,
+    statistics_message,
+    trace_message,
+    unloads_dependents,
+)
+from hlserve.serving.transports.infer_messages import (
+    asks_for_final_response,
+    decode_request,
+    encode_response,
+)
+from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, details_of, status_of
+from hlserve.serving.transports.streams import answered_in_order
 
-# Parameters of a tensor that ask for an extension of the protocol.
-_REFUSED_PARAMETERS = ("shared_memory_region", "classification")
+# Requests of one stream that are read and have no answer yet: enough for a full batch.
+MAX_STREAM_IN_FLIGHT = 128
+_FINAL_RESPONSE = "triton_final_response"
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +148,139 @@ class Calls:
         self, request: inference.ModelInferRequest, context: CallContext
     ) -> inference.ModelInferResponse:
         """Runs a request; always answers raw."""
-        answer = await self._data_plane.model_infer(_infer_request(request, context))
-        response = inference.ModelInferResponse(
-            model_name=answer.model_name,
-            model_version=answer.model_version,
-            id=answer.request_id,
+        decoded = decode_request(request, self._data_plane.shared_memory, context.deadline_s)
+        answer = await self._data_plane.model_infer(decoded.request)
+        return encode_response(answer, decoded.places)
+
+    async def model_stream_infer(
+        self, requests: AsyncIterator[inference.ModelInferRequest], context: CallContext
+    ) -> AsyncIterator[inference.ModelStreamInferResponse]:
+        """Runs each request of a stream; answers in their order, an error as an answer."""
+
+        async def answer(
+            request: inference.ModelInferRequest,
+        ) -> inference.ModelStreamInferResponse:
+            try:
+                response = await self.model_infer(request, context)
+            except Exception as error:
+                return inference.ModelStreamInferResponse(
+                    error_message=_stream_error(error, context.rpc),
+                    infer_response=inference.ModelInferResponse(id=request.id),
+                )
+            if asks_for_final_response(request):
+                response.parameters[_FINAL_RESPONSE].bool_param = True
+            return inference.ModelStreamInferResponse(infer_response=response)
+
+        answers = answered_in_order(requests, answer, max_in_flight=MAX_STREAM_IN_FLIGHT)
+        async with aclosing(answers):
+            async for response in answers:
+                yield response
+
+    async def model_config(
+        self, request: inference.ModelConfigRequest, context: CallContext
+    ) -> inference.ModelConfigResponse:
+        """How a model is served."""
+        config = self._data_plane.model_config(request.name, request.version)
+        return inference.ModelConfigResponse(config=config)
+
+    async def model_statistics(
+        self, request: inference.ModelStatisticsRequest, context: CallContext
+    ) -> inference.ModelStatisticsResponse:
+        """What models have done."""
+        served = self._data_plane.statistics(request.name, request.version)
+        records = [statistics_message(model) for model in served]
+        return inference.ModelStatisticsResponse(model_stats=records)
+
+    async def repository_index(
+        self, request: inference.RepositoryIndexRequest, context: CallContext
+    ) -> inference.RepositoryIndexResponse:
+        """Every model, loaded or not."""
+        check_repository(request.repository_name)
+        response = inference.RepositoryIndexResponse()
+        for entry in self._data_plane.repository_index(request.ready):
+            response.models.add(
+                name=entry.name, version=entry.version, state=entry.state, reason=entry.reason
+            )
+        return response
+
+    async def repository_model_load(
+        self, request: inference.RepositoryModelLoadRequest, context: CallContext
+    ) -> inference.RepositoryModelLoadResponse:
+        """Loads a model; answers when it takes requests."""
+        check_repository(request.repository_name)
+        config, files = load_parameters(request)
+        await self._data_plane.load_model(request.model_name, config, files)
+        return inference.RepositoryModelLoadResponse()
+
+    async def repository_model_unload(
+        self, request: inference.RepositoryModelUnloadRequest, context: CallContext
+    ) -> inference.RepositoryModelUnloadResponse:
+        """Ends a model."""
+        check_repository(request.repository_name)
+        await self._data_plane.unload_model(request.model_name, unloads_dependents(request))
+        return inference.RepositoryModelUnloadResponse()
+
+    async def system_shared_memory_status(
+        self, request: inference.SystemSharedMemoryStatusRequest, context: CallContext
+    ) -> inference.SystemSharedMemoryStatusResponse:
+        """Which regions are registered."""
+        return regions_message(self._data_plane.shared_memory.status(request.name))
+
+    async def system_shared_memory_register(
+        self, request: inference.SystemSharedMemoryRegisterRequest, context: CallContext
+    ) -> inference.SystemSharedMemoryRegisterResponse:
+        """Takes a region in."""
+        self._data_plane.shared_memory.register(
+            request.name, request.key, request.offset, request.byte_size
         )
-        return codec.encode_outputs(response, answer.outputs)
+        return inference.SystemSharedMemoryRegisterResponse()
+
+    async def system_shared_memory_unregister(
+        self, request: inference.SystemSharedMemoryUnregisterRequest, context: CallContext
+    ) -> inference.SystemSharedMemoryUnregisterResponse:
+        """Forgets one region, or all."""
+        self._data_plane.shared_memory.unregister(request.name)
+        return inference.SystemSharedMemoryUnregisterResponse()
+
+    async def cuda_shared_memory_status(
+        self, request: inference.CudaSharedMemoryStatusRequest, context: CallContext
+    ) -> inference.CudaSharedMemoryStatusResponse:
+        """There are no regions on a GPU."""
+        if request.name:
+            raise _no_cuda()
+        return inference.CudaSharedMemoryStatusResponse()
+
+    async def cuda_shared_memory_register(
+        self, request: inference.CudaSharedMemoryRegisterRequest, context: CallContext
+    ) -> inference.CudaSharedMemoryRegisterResponse:
+        """Not offered."""
+        raise _no_cuda()
+
+    async def cuda_shared_memory_unregister(
+        self, request: inference.CudaSharedMemoryUnregisterRequest, context: CallContext
+    ) -> inference.CudaSharedMemoryUnregisterResponse:
+        """Forgets all of none: perf_analyzer asks that before it registers system memory."""
+        if request.name:
+            raise _no_cuda()
+        return inference.CudaSharedMemoryUnregisterResponse()
+
+    async def trace_setting(
+        self, request: inference.TraceSettingRequest, context: CallContext
+    ) -> inference.TraceSettingResponse:
+        """Changes what is given; answers what is traced then."""
+        if request.settings:
+            changes = {name: setting.value for name, setting in request.settings.items()}
+            self._data_plane.change_trace(changes, request.model_name)
+        return trace_message(self._data_plane.trace_values(request.model_name))
+
+    async def log_settings(
+        self, request: inference.LogSettingsRequest, context: CallContext
+    ) -> inference.LogSettingsResponse:
+        """Changes what is given; answers what holds for the log then."""
+        settings = self._data_plane.settings
+        if request.settings:
+            settings.change_log(log_changes(request))
+        return log_message(settings.log())
 
     async def predict(
         self, request: prediction.PredictRequest, context: CallContext
@@ -145,11 +291,17 @@ class Calls:
     async def predict_stream(
         self, requests: AsyncIterator[Any], context: CallContext
     ) -> AsyncIterator[Message]:
-        """The same for every message of a stream."""
-        async for request in requests:
-            yield await prediction_calls.predict_or_error(
+        """The same for every message of a stream; answers in their order, an error as an answer."""
+
+        async def answer(request: prediction.PredictRequest) -> prediction.PredictStreamResponse:
+            return await prediction_calls.predict_or_error(
                 self._data_plane, request, context.deadline_s
             )
+
+        answers = answered_in_order(requests, answer, max_in_flight=MAX_STREAM_IN_FLIGHT)
+        async with aclosing(answers):
+            async for response in answers:
+                yield response
 
     async def health_check(
         self, request: health.HealthCheckRequest, context: CallContext
@@ -158,6 +310,17 @@ class Calls:
         status = health.HealthCheckResponse
         is_serving = self._data_plane.health_check(request.service)
         return status(status=status.SERVING if is_serving else status.NOT_SERVING)
+
+    async def health_watch(
+        self, requests: AsyncIterator[health.HealthCheckRequest], context: CallContext
+    ) -> AsyncIterator[health.HealthCheckResponse]:
+        """The state now and at every change; the call stays open for an unknown service too."""
+        status = health.HealthCheckResponse
+        words = {True: status.SERVING, False: status.NOT_SERVING, None: status.SERVICE_UNKNOWN}
+        async for request in requests:
+            async with aclosing(self._data_plane.watch_health(request.service)) as states:
+                async for state in states:
+                    yield status(status=words[state])
 
     async def server_reflection_info(
         self, requests: AsyncIterator[Any], context: CallContext
@@ -182,27 +345,15 @@ def _not_served(rpc: Rpc) -> UnsupportedError:
     return UnsupportedError(f"{rpc.path} is not offered by this server")
 
 
-def _infer_request(message: inference.ModelInferRequest, context: CallContext) -> InferRequest:
-    model = f"model {message.model_name!r}:"
-    _refuse_extensions(message, model)
-    return InferRequest(
-        model_name=message.model_name,
-        model_version=message.model_version,
-        request_id=message.id,
-        parameters=codec.decode_parameters(message.parameters, where=model),
-        inputs=codec.decode_tensors(
-            message.inputs, message.raw_input_contents, where=f"{model} input"
-        ),
-        outputs=tuple(output.name for output in message.outputs),
-        deadline_s=context.deadline_s,
-    )
+def _no_cuda() -> UnsupportedError:
+    return UnsupportedError("CUDA shared memory is not offered by this server")
 
 
-def _refuse_extensions(message: inference.ModelInferRequest, model: str) -> None:
-    """What would change the meaning of a tensor is refused; unknown parameters are harmless."""
-    named = [(tensor.name, tensor.parameters) for tensor in message.inputs]
-    named += [(output.name, output.parameters) for output in message.outputs]
-    for name, parameters in named:
-        for extension in _REFUSED_PARAMETERS:
-            if extension in parameters:
-                raise UnsupportedError(f"{model} tensor {name!r}: {extension} is not offered")
+def _stream_error(error: Exception, rpc: Rpc) -> str:
+    """The words for a request that failed; what we did not raise on purpose says nothing."""
+    if not isinstance(error, HlserveError):
+        _LOG.error("%s failed", rpc.path, exc_info=error)
+        return INTERNAL_DETAILS
+    if status_of(error) == INTERNAL:
+        _LOG.error("%s: %s", rpc.path, error)
+    return details_of(error)
