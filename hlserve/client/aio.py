@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
@@ -262,12 +263,23 @@ class AsyncInferenceClient:
             request_serializer=message_class(rpc.request).SerializeToString,
             response_deserializer=message_class(rpc.response).FromString,
         )
-        responses = call(sending.messages_async(items), timeout=timeout_s, **self._call_options)
+        # Written by hand: grpcio's own task for an iterator of requests cancels the call when the
+        # connection breaks, and its status is lost.
+        stream = call(timeout=timeout_s, **self._call_options)
+
+        async def write() -> None:
+            with suppress(grpc.RpcError, asyncio.InvalidStateError):  # reading says it too
+                async for message in sending.messages_async(items):
+                    await stream.write(message)
+                await stream.done_writing()
+
+        writing = asyncio.ensure_future(write())
         try:
-            async for response in responses:
+            while (response := await stream.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                 yield read(response)
         except grpc.RpcError as error:
             raise self._connection.error(error) from error
         finally:
-            responses.cancel()  # where the caller has not read to the end
+            writing.cancel()
+            stream.cancel()  # where the caller has not read to the end
         sending.check()
