@@ -56,6 +56,9 @@ class Asker:
         target: what is asked.
         requests: the inputs of each request, taken in turn.
         connections: how many.
+
+    Attributes:
+        messages: the first that came with each status other than ``OK``.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Asker:
         self._requests = requests
         self._clients = [client_of(target) for _ in range(connections)]
         self._stack = AsyncExitStack()
+        self.messages: dict[str, str] = {}
 
     async def __aenter__(self) -> Asker:
         for client in self._clients:
@@ -91,6 +95,7 @@ class Asker:
         try:
             await client.infer(self._target.model, inputs, self._target.version)
         except ServerError as error:
+            self.messages.setdefault(error.status, str(error))
             return error.status
         return ANSWERED
 

@@ -101,7 +101,7 @@ def _distribution(axes: Axes, outcome: Outcome) -> None:
             value = 1e3 * outcome.percentile_s(percent)
             axes.axvline(value, color=colour, linestyle="--", linewidth=1)
             axes.plot([], [], "--", color=colour, label=f"p{percent:g} {value:.3g} ms")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left")
     axes.set_xlabel("latency (ms)")
     axes.set_ylabel("answered within (%)")
     axes.set_title("Distribution")

@@ -39,6 +39,15 @@ class _Data:
     source: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The model, what was measured, and the first message that came with each error status."""
+
+    facts: ModelMetadata
+    outcomes: Sequence[Outcome]
+    messages: Mapping[str, str]
+
+
 def bench(
     address: str,
     model: str,
@@ -77,28 +86,31 @@ def bench(
     tls = None if tls_ca is None else Tls(ca=tls_ca)
     target = Target(address, model, version, tls, api_key, timeout_s)
     plan = Plan(seconds, rows, callers, _rates(rate, rates), arrivals, seed, server_pid)
-    facts, outcomes = asyncio.run(_measure(target, plan, _Data(data, source), connections))
-    label = f"{model} version {facts.versions[-1] if facts.versions else version}"
+    measured = asyncio.run(_measure(target, plan, _Data(data, source), connections))
+    facts, outcomes = measured.facts, measured.outcomes
+    label = f"{model} version {version or facts.versions[-1]}"
     if json_file is not None:
         _write_json(json_file, address, label, plan, outcomes)
     if plot is not None and outcomes:
         draw(outcomes, plot, title=f"{label}, {rows} rows a request")
-    return _table(label, plan, outcomes)
+    return [
+        *_table(label, plan, outcomes),
+        *(f"first {message}" for message in measured.messages.values()),
+    ]
 
 
 # ----- measuring
 
 
-async def _measure(
-    target: Target, plan: Plan, data: _Data, connections: int
-) -> tuple[ModelMetadata, list[Outcome]]:
+async def _measure(target: Target, plan: Plan, data: _Data, connections: int) -> _Measured:
     async with client_of(target) as client:
         facts = await client.model_metadata(target.model, target.version)
     requests = _requests(facts, data, plan)
     async with Asker(target, requests, connections) as asker:
         try:
             with _progress(plan) as on_progress:
-                return facts, await measure(asker, plan, on_progress=on_progress)
+                outcomes = await measure(asker, plan, on_progress=on_progress)
+            return _Measured(facts, outcomes, asker.messages)
         except ServerError as error:
             if error.status != "INVALID_ARGUMENT" or data != _Data(None, None):
                 raise
