@@ -59,6 +59,7 @@ class Rpc:
 
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
+PREDICTION_SERVICE = "hlserve.v1.Prediction"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 REFLECTION_SERVICES = (
     "grpc.reflection.v1.ServerReflection",
@@ -88,6 +89,19 @@ def _health(name: str, call: str, *, streams_response: bool = False) -> Rpc:
         call,
         "health",
         streams_response=streams_response,
+    )
+
+
+def _prediction(name: str, call: str, response: str, *, streams: bool = False) -> Rpc:
+    return Rpc(
+        PREDICTION_SERVICE,
+        name,
+        "hlserve.v1.PredictRequest",
+        f"hlserve.v1.{response}",
+        call,
+        "inference",
+        streams_request=streams,
+        streams_response=streams,
     )
 
 
@@ -140,6 +154,8 @@ RPCS = (
     _inference("LogSettings", "log_settings", "logging", "every"),
     _health("Check", "health_check"),
     _health("Watch", "health_watch", streams_response=True),
+    _prediction("Predict", "predict", "PredictResponse"),
+    _prediction("PredictStream", "predict_stream", "PredictStreamResponse", streams=True),
     *(_reflection(service) for service in REFLECTION_SERVICES),
 )
 

@@ -111,13 +111,13 @@ def closed_loop(
     for thread in threads:
         thread.start()
     stopping.wait(WARM_UP_S)
-    cpu = _cpu_s(server_pid)
+    cpu = process_cpu_s(server_pid)
     started = time.perf_counter()
     measuring.set()
     stopping.wait(seconds)
     measuring.clear()
     elapsed = time.perf_counter() - started
-    spent = _cpu_s(server_pid)
+    spent = process_cpu_s(server_pid)
     stopping.set()
     for thread in threads:
         thread.join()
@@ -128,7 +128,7 @@ def closed_loop(
     return Load(len(latencies), elapsed, latencies, used)
 
 
-def _cpu_s(pid: int | None) -> float | None:
+def process_cpu_s(pid: int | None) -> float | None:
     """User and system time of a process so far, from /proc; None where there is no such file."""
     if pid is None:
         return None

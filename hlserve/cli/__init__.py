@@ -24,6 +24,7 @@ VERBS = {
     "publish": "publish",
     "evaluate": "evaluate",
     "predict": "predict",
+    "bench": "bench",
     "health": "health",
     "datasets": "datasets",
     "demo": "demo",

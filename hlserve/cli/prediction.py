@@ -58,7 +58,7 @@ def ask(
         facts = client.model_metadata(model, version)
         front_end = frontend_of(facts)
         if source is not None:
-            question = _Question(_values(source, front_end))
+            question = _Question(input_values(source, front_end))
         else:
             question = _row_of(str(data), row, target, front_end)
         result = client.infer(model, fit_inputs(question.values, facts.inputs), version)
@@ -72,7 +72,12 @@ def ask(
     return lines
 
 
-def _values(source: str, front_end: FrontEnd | None) -> Any:
+def input_values(source: str, front_end: FrontEnd | None) -> Any:
+    """An array or arrays by name of what ``--input`` gave.
+
+    Raises:
+        DataError: it cannot be read, or the front end refuses it.
+    """
     if front_end is None or is_array_file(source, item_kind(front_end)):
         return read_input(source, sys.stdin)
     return front_end.apply(read_items(source, front_end, sys.stdin))

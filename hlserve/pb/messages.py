@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hlserve.pb import health_pb2 as health
     from hlserve.pb import inference_pb2 as inference
     from hlserve.pb import model_config_pb2 as model_config
+    from hlserve.pb import prediction_pb2 as prediction
     from hlserve.pb import reflection_pb2 as reflection
     from hlserve.pb import reflection_v1alpha_pb2 as reflection_v1alpha
 
@@ -34,6 +35,7 @@ FILES = (
     "hlserve/pb/health.proto",
     "hlserve/pb/inference.proto",
     "hlserve/pb/model_config.proto",
+    "hlserve/pb/prediction.proto",
     "hlserve/pb/reflection.proto",
     "hlserve/pb/reflection_v1alpha.proto",
 )
@@ -67,7 +69,14 @@ def _namespace(file_name: str) -> SimpleNamespace:
 
 
 if not TYPE_CHECKING:
-    health, inference, model_config, reflection, reflection_v1alpha = map(_namespace, FILES)
+    (
+        health,
+        inference,
+        model_config,
+        prediction,
+        reflection,
+        reflection_v1alpha,
+    ) = map(_namespace, FILES)
 
 __all__ = [
     "FILES",
@@ -76,6 +85,7 @@ __all__ = [
     "inference",
     "message_class",
     "model_config",
+    "prediction",
     "reflection",
     "reflection_v1alpha",
 ]

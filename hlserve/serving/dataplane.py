@@ -29,6 +29,7 @@ from hlserve.serving.description import (
 )
 from hlserve.serving.model import ServedModel
 from hlserve.serving.overrides import make_overrides
+from hlserve.serving.prediction import Predictor, PredictRequest, PredictResponse
 from hlserve.serving.readiness import Readiness
 from hlserve.serving.request import Array, InferRequest, InferResponse
 from hlserve.serving.settings import ServerSettings
@@ -57,6 +58,7 @@ class DataPlane:
     ) -> None:
         self._store = store
         self._control = control
+        self._predictor = Predictor()
         self.shared_memory = shared_memory or SharedMemory()
         self.settings = settings or ServerSettings()
         self.readiness = Readiness(self.server_ready)
@@ -231,6 +233,17 @@ class DataPlane:
         """
         self._check_explicit()
         await self._store.unload(name)
+
+    async def predict(self, request: PredictRequest) -> PredictResponse:
+        """Answers things with labels and numbers, by the model's front end where it has one.
+
+        Raises:
+            InvalidRequestError: the instances do not fit the model.
+            UnsupportedError: this server lacks a library that reads such files.
+            HlserveError: see ``model_infer``.
+        """
+        model = self._store.get(request.model_name, request.model_version)
+        return await self._predictor.predict(model, request, self.model_infer)
 
     def health_check(self, service: str) -> bool:
         """Whether a gRPC service, or with an empty name the whole server, takes requests.

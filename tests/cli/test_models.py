@@ -64,7 +64,8 @@ def test_load_and_unload_say_why_a_server_refuses(
     server: RunningServer, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     assert run(cli, ["models", verb, server.address, "mlp"]) == 1
-    assert "error: UNAVAILABLE: explicit model load / unload is not allowed" in capsys.readouterr().err
+    refusal = "error: UNAVAILABLE: explicit model load / unload is not allowed"
+    assert refusal in capsys.readouterr().err
 
 
 def test_check_tells_what_would_not_be_served_and_fails(

@@ -9,7 +9,7 @@ import pytest
 from hlserve import errors
 from hlserve.errors import HlserveError
 from hlserve.pb import messages
-from hlserve.pb.messages import health, inference, message_class
+from hlserve.pb.messages import health, inference, message_class, prediction
 from hlserve.rpcs import RPCS, SERVICES, Rpc, find
 from hlserve.serving.description import EXTENSIONS
 from hlserve.serving.transports import status
@@ -21,6 +21,12 @@ def mlp_request() -> inference.ModelInferRequest:
     tensor = request.inputs.add(name="input", datatype="FP32", shape=[1, 8])
     tensor.contents.fp32_contents.extend([0.0] * 8)
     return request
+
+
+def mlp_prediction() -> prediction.PredictRequest:
+    numbers = prediction.Numbers(values=[0.0] * 8)
+    instances = [prediction.Instance(numbers=numbers)]
+    return prediction.PredictRequest(model="mlp", id="seven", instances=instances)
 
 
 INFERENCE = "/inference.GRPCInferenceService"
@@ -50,6 +56,14 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any], bool] | Refused]] = {
     "/inference.GRPCInferenceService/ModelInfer": (
         mlp_request,
         lambda answer: answer.id == "seven" and len(answer.raw_output_contents) == 2,
+    ),
+    "/hlserve.v1.Prediction/Predict": (
+        mlp_prediction,
+        lambda answer: answer.id == "seven" and len(answer.predictions[0].outputs) == 2,
+    ),
+    "/hlserve.v1.Prediction/PredictStream": (
+        mlp_prediction,
+        lambda answer: answer.response.id == "seven",
     ),
     f"{INFERENCE}/ModelStreamInfer": (
         mlp_request,

@@ -17,11 +17,12 @@ from google.protobuf.message import DecodeError, Message
 
 from hlserve import codec
 from hlserve.errors import HlserveError, InvalidRequestError, UnsupportedError
-from hlserve.pb.messages import health, inference, message_class
+from hlserve.pb.messages import health, inference, message_class, prediction
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
 from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.transports import prediction_calls
 from hlserve.serving.transports.admin_messages import (
     check_repository,
     load_parameters,
@@ -304,6 +305,27 @@ class Calls:
         if request.settings:
             settings.change_log(log_changes(request))
         return log_message(settings.log())
+
+    async def predict(
+        self, request: prediction.PredictRequest, context: CallContext
+    ) -> prediction.PredictResponse:
+        """Things in, labels and numbers out."""
+        return await prediction_calls.predict(self._data_plane, request, context.deadline_s)
+
+    async def predict_stream(
+        self, requests: AsyncIterator[Any], context: CallContext
+    ) -> AsyncIterator[Message]:
+        """The same for every message of a stream; answers in their order, an error as an answer."""
+
+        async def answer(request: prediction.PredictRequest) -> prediction.PredictStreamResponse:
+            return await prediction_calls.predict_or_error(
+                self._data_plane, request, context.deadline_s
+            )
+
+        answers = answered_in_order(requests, answer, max_in_flight=MAX_STREAM_IN_FLIGHT)
+        async with aclosing(answers):
+            async for response in answers:
+                yield response
 
     async def health_check(
         self, request: health.HealthCheckRequest, context: CallContext
