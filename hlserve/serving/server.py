@@ -33,9 +33,6 @@ from hlserve.serving.transports.grpcio import GrpcioServer
 from hlserve.serving.worker import Worker
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from hlserve.serving.tracing import Tracing
 
 # After the last answer was made, its bytes still have to leave.
