@@ -22,7 +22,7 @@ export ORT_DISABLE_TELEMETRY := 1
 test check parity slow: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env peers bench image lock clean
+.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env peers bench soak image lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench: $(PARITY_READY) $(READY) $(PEERS_READY)  ## benchmarks beside their peers
 	PYTHONPATH=. $(BIN)/python -m benchmarks.serving_overload
 	PYTHONPATH=. $(BIN)/python -m benchmarks.compression
 	PYTHONPATH=. $(BIN)/python -m benchmarks.compression_elsewhere
+
+soak: $(READY)  ## half an hour of everything that happens to a server: nothing wrong, lost or leaked
+	PYTHONPATH=. $(BIN)/python -m benchmarks.serving_soak --minutes 30
 
 image:  ## the container image for the CPU; `make image TARGET=gpu` for the other
 	docker build $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE)$(if $(TARGET),:$(TARGET)) .

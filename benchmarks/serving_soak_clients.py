@@ -173,11 +173,11 @@ async def _stream_worker(
             requests.append(_request(case, inputs, request_id))
         try:
             async for response in call(_iterate(requests), timeout=TIMEOUT_S):
+                answer = response.infer_response
+                case, expected = sent.pop(answer.id)
                 if response.error_message:
                     tally.add("lost", f"stream: {response.error_message}")
                     continue
-                answer = response.infer_response
-                case, expected = sent.pop(answer.id)
                 _check(case, answer, expected, answer.id, tally)
         except grpc.aio.AioRpcError as error:
             tally.add("lost", f"stream: {error.code().name}: {error.details()}")
