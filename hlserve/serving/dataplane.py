@@ -311,7 +311,9 @@ def _values(model: ServedModel, request: InferRequest, name: str, array: Array) 
     count = request.classifications.get(name)
     if not count:
         return array
-    labels = None if model.metadata is None else model.metadata.class_labels
+    labels = model.labels.get(name)
+    if labels is None and model.metadata is not None:
+        labels = model.metadata.class_labels
     try:
         return classify(array, count, labels=labels, has_rows=model.joins)
     except InvalidRequestError as error:
