@@ -29,6 +29,7 @@ from hlserve.serving.logs import (
     JsonLines,
     NoFlood,
     PlainLines,
+    StderrHandler,
     configure,
 )
 from hlserve.serving.observing import LogConfig
@@ -194,6 +195,18 @@ def test_settings_apply_to_the_whole_process() -> None:
         root.handlers = handlers
         root.setLevel(level)
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["this"]
+
+
+def test_lines_go_to_what_stderr_is_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, now = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", before)
+    handler = StderrHandler()
+    record = logging.makeLogRecord({"msg": "a line"})
+    handler.emit(record)
+    before.close()
+    monkeypatch.setattr(sys, "stderr", now)
+    handler.emit(record)
+    assert now.getvalue() == "a line\n"
 
 
 def test_a_server_logs_a_line_a_call_and_no_values(tmp_path: Path) -> None:
