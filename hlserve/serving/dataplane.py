@@ -90,7 +90,9 @@ class DataPlane:
     def server_metadata(self) -> ServerMetadata:
         """Who answers, and which extensions it has."""
         return describe_server(
-            has_shared_memory=self.shared_memory.is_on, can_trace=self.settings.can_trace
+            loads_by_call=self._control == "explicit",
+            has_shared_memory=self.shared_memory.is_on,
+            can_trace=self.settings.can_trace,
         )
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
