@@ -18,8 +18,9 @@ from hlserve.errors import UnavailableError
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.control import SNAPSHOT_PATH, Answered, Control
 from hlserve.serving.metrics import MetricsServer, from_other_threads
-from hlserve.serving.snapshot import Snapshot, merge
+from hlserve.serving.snapshot import Snapshot
 from hlserve.serving.switchboard import Switchboard
+from hlserve.serving.totals import Totals
 
 # On top of the drain timeout: a process that is then still there is killed.
 _END_GRACE_S = 5.0
@@ -78,6 +79,8 @@ class Supervisor:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._is_clean = True
         self._metrics: MetricsServer | None = None
+        self._totals = Totals()
+        self._one_snapshot_at_a_time = asyncio.Lock()
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
         """Serves until SIGTERM or SIGINT, then drains; a second signal ends all at once.
@@ -110,10 +113,12 @@ class Supervisor:
         return self._is_clean
 
     async def snapshot(self) -> Snapshot:
-        """What all processes have done so far."""
-        outcomes = await self._switchboard.gather(SNAPSHOT_PATH, b"")
-        answers = [outcome.response for outcome in outcomes if isinstance(outcome, Answered)]
-        return merge([msgspec.msgpack.decode(answer, type=Snapshot) for answer in answers])
+        """What all processes have done so far, those that died among them."""
+        async with self._one_snapshot_at_a_time:
+            outcomes = await self._switchboard.gather(SNAPSHOT_PATH, b"")
+            answers = [outcome.response for outcome in outcomes if isinstance(outcome, Answered)]
+            taken = [msgspec.msgpack.decode(answer, type=Snapshot) for answer in answers]
+            return self._totals.update(taken)
 
     def _start_metrics(self) -> None:
         wanted = self._config.metrics

@@ -8,8 +8,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hlserve.client import AsyncInferenceClient
 from hlserve.errors import UnavailableError
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.supervisor import RestartPolicy, Supervisor
@@ -74,3 +76,40 @@ def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
             Supervisor(config, ())
 
     asyncio.run(law())
+
+
+def test_counts_of_a_process_that_died_stay_in_the_sum(tmp_path: Path) -> None:
+    models.put(tmp_path, "mlp", models.mlp())
+    config = ServerConfig(models=tmp_path, port=0, processes=2)
+    command = (sys.executable, "-m", "hlserve", "serve", str(tmp_path), "--processes", "2")
+    rows = {"input": np.zeros((1, 8), np.float32)}
+
+    async def infer(port: int) -> None:
+        """By connections of their own, so that both processes get some."""
+        for _ in range(20):
+            async with AsyncInferenceClient(f"127.0.0.1:{port}", timeout_s=20) as client:
+                await client.infer("mlp", rows)
+
+    async def snapshot(supervisor: Supervisor) -> tuple[set[int], int]:
+        taken = await supervisor.snapshot()
+        return set(taken.pids), taken.models[0].inference_count
+
+    async def law() -> None:
+        ready = asyncio.Event()
+        supervisor = Supervisor(config, command)
+        running = asyncio.create_task(supervisor.run(ready.set))
+        await ready.wait()
+        await infer(supervisor.port)
+        before, count = await snapshot(supervisor)
+        assert (before, count) == (servers(), 20)
+        os.kill(min(before), signal.SIGKILL)
+        now = before
+        while len(now - before) < 1:
+            now, count = await snapshot(supervisor)
+            assert count == 20
+        await infer(supervisor.port)
+        assert await snapshot(supervisor) == (now, 40)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await running
+
+    asyncio.run(asyncio.wait_for(law(), TIMEOUT_S))
