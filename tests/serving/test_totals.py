@@ -1,6 +1,6 @@
 """Counts of processes that come and go, added up."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlserve.serving.snapshot import CallCount, ModelSnapshot, Snapshot, Spread
@@ -63,6 +63,7 @@ def test_a_version_that_was_unloaded_or_loaded_anew_begins_at_zero() -> None:
     assert calls(totals.update([snapshot(2, a=2, b=3)])) == 15, "calls are of no version"
 
 
+@settings(deadline=None)  # a machine with other work may stall
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), max_size=8))
 def test_no_count_falls_while_processes_come_and_go(more: list[list[int]]) -> None:
     """Each step: what the processes in each place did since; an odd number ends one afterwards."""
