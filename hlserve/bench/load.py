@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlserve.client import InferenceClient
-from hlserve.errors import HlserveError
+from hlserve.client import NO_RETRY, InferenceClient
+from hlserve.errors import ConfigError, HlserveError
 
 Array = NDArray[Any]
 
@@ -71,6 +71,7 @@ def closed_loop(
     *,
     callers: int = 2,
     seconds: float = 2.0,
+    rows: int = 1,
     server_pid: int | None = None,
 ) -> Load:
     """Lets ``callers`` threads ask for ``seconds``, each over a connection of its own.
@@ -78,28 +79,33 @@ def closed_loop(
     Args:
         address: ``host:port``.
         model: its name.
-        inputs: rows; caller and request choose which one is sent, one row at a time.
+        inputs: rows; caller and request choose which of them are sent.
         callers: how many requests are in flight at most.
         seconds: how long it is measured, after a short warm-up.
+        rows: of each request.
         server_pid: the server's process on this machine, for its processor time.
 
     Raises:
+        ConfigError: ``inputs`` holds fewer rows than a request.
         HlserveError: what the first failing request said.
     """
+    starts = len(next(iter(inputs.values()))) - rows + 1
+    if starts < 1:
+        raise ConfigError(f"a request is of {rows} rows, and only {starts + rows - 1} are given")
     times: list[list[float]] = [[] for _ in range(callers)]
     failures: list[HlserveError] = []
     measuring, stopping = threading.Event(), threading.Event()
 
     def call(number: int) -> None:
-        n = len(next(iter(inputs.values())))
         turn = number
-        with InferenceClient(address) as client:
+        with InferenceClient(address, retry=NO_RETRY) as client:  # a retry would hide a failure
             while not stopping.is_set():
-                row = {name: array[turn % n : turn % n + 1] for name, array in inputs.items()}
+                part = slice(turn % starts, turn % starts + rows)
+                sent = {name: array[part] for name, array in inputs.items()}
                 turn += callers
                 started = time.perf_counter()
                 try:
-                    client.infer(model, row)
+                    client.infer(model, sent)
                 except HlserveError as error:
                     failures.append(error)
                     stopping.set()

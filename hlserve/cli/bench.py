@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from hlserve.cli.connecting import connection_options
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -38,8 +40,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=60.0)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--server-pid", type=click.IntRange(1), help="For the server's processor time.")
-@click.option("--api-key", help="Sent with every call.")
-@click.option("--tls-ca", type=_FILE, help="PEM file of authorities; encrypts the connection.")
+@connection_options
 @click.option("--json", "json_file", type=_FILE, help="Also write the figures as JSON.")
 @click.option("--plot", type=_FILE, help="Also draw them: .svg, .png or .pdf.")
 def command(address: str, model: str, version: str, **options: Any) -> None:

@@ -20,9 +20,10 @@ from hlserve.bench.asking import Asker, Target, client_of, made_up, requests_of
 from hlserve.bench.measuring import Plan, Progress, measure
 from hlserve.bench.outcome import PERCENTILES, Outcome
 from hlserve.bench.picture import draw, require_drawable
+from hlserve.cli.connecting import Connecting
 from hlserve.cli.prediction import input_values
 from hlserve.cli.prediction_input import fit_inputs, read_input
-from hlserve.client import ModelMetadata, Tls, frontend_of
+from hlserve.client import ModelMetadata, frontend_of
 from hlserve.errors import ConfigError, DataError, ServerError
 
 Array = NDArray[Any]
@@ -65,8 +66,7 @@ def bench(
     timeout_s: float,
     seed: int,
     server_pid: int | None,
-    api_key: str | None,
-    tls_ca: Path | None,
+    connecting: Connecting,
     json_file: Path | None,
     plot: Path | None,
 ) -> list[str]:
@@ -83,8 +83,7 @@ def bench(
         raise ConfigError("give --data or --input, not both")
     if plot is not None:
         require_drawable(plot)
-    tls = None if tls_ca is None else Tls(ca=tls_ca)
-    target = Target(address, model, version, tls, api_key, timeout_s)
+    target = Target(address, model, version, **connecting, timeout_s=timeout_s)
     plan = Plan(seconds, rows, callers, _rates(rate, rates), arrivals, seed, server_pid)
     measured = asyncio.run(_measure(target, plan, _Data(data, source), connections))
     facts, outcomes = measured.facts, measured.outcomes

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hlserve.cli.connecting import Connecting, connection_options
+
 if TYPE_CHECKING:
     from hlserve.client import ModelStatistics
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TIMEOUT_S = 60.0
 _STATISTICS = (
@@ -28,8 +28,9 @@ _STATISTICS = (
 )
 
 
-def _server_options(command: _Command) -> _Command:
+def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for add in (
+        connection_options,
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
         click.option(
             "--timeout-s", type=click.FloatRange(0), default=_TIMEOUT_S, show_default=True
@@ -51,16 +52,17 @@ def command() -> None:
       hlserve models list localhost:8001
       hlserve models load localhost:8001 fashion
       hlserve models stats localhost:8001 fashion --json
+      HLSERVE_API_KEY=... hlserve models list models.example.com:8001 --tls-ca ca.pem
     """  # noqa: D301 - click's mark for a block that keeps its lines
 
 
 @command.command(name="list")
 @_server_options
-def list_models(address: str, timeout_s: float, as_json: bool) -> None:
+def list_models(address: str, timeout_s: float, as_json: bool, connecting: Connecting) -> None:
     """List every model in the repository of the server at ADDRESS, with its state."""
     from hlserve.client import InferenceClient
 
-    with InferenceClient(address, timeout_s=timeout_s) as client:
+    with InferenceClient(address, timeout_s=timeout_s, **connecting) as client:
         states = client.repository_index()
     if as_json:
         _echo_json([asdict(state) for state in states])
@@ -72,11 +74,11 @@ def list_models(address: str, timeout_s: float, as_json: bool) -> None:
 @command.command(name="load")
 @_server_options
 @click.argument("name")
-def load(address: str, name: str, timeout_s: float, as_json: bool) -> None:
+def load(address: str, name: str, timeout_s: float, as_json: bool, connecting: Connecting) -> None:
     """Load the model NAME, or load it anew; returns when it takes requests."""
     from hlserve.client import InferenceClient
 
-    with InferenceClient(address, timeout_s=timeout_s) as client:
+    with InferenceClient(address, timeout_s=timeout_s, **connecting) as client:
         client.load_model(name)
     _echo_json({"loaded": name}) if as_json else click.echo(f"{name} is loaded")
 
@@ -84,11 +86,13 @@ def load(address: str, name: str, timeout_s: float, as_json: bool) -> None:
 @command.command(name="unload")
 @_server_options
 @click.argument("name")
-def unload(address: str, name: str, timeout_s: float, as_json: bool) -> None:
+def unload(
+    address: str, name: str, timeout_s: float, as_json: bool, connecting: Connecting
+) -> None:
     """Unload the model NAME."""
     from hlserve.client import InferenceClient
 
-    with InferenceClient(address, timeout_s=timeout_s) as client:
+    with InferenceClient(address, timeout_s=timeout_s, **connecting) as client:
         client.unload_model(name)
     _echo_json({"unloaded": name}) if as_json else click.echo(f"{name} is unloaded")
 
@@ -96,11 +100,11 @@ def unload(address: str, name: str, timeout_s: float, as_json: bool) -> None:
 @command.command(name="stats")
 @_server_options
 @click.argument("name", default="")
-def stats(address: str, name: str, timeout_s: float, as_json: bool) -> None:
+def stats(address: str, name: str, timeout_s: float, as_json: bool, connecting: Connecting) -> None:
     """Show what the model NAME has done since it was loaded; without a name, every model."""
     from hlserve.client import InferenceClient
 
-    with InferenceClient(address, timeout_s=timeout_s) as client:
+    with InferenceClient(address, timeout_s=timeout_s, **connecting) as client:
         statistics = client.model_statistics(name)
     if as_json:
         _echo_json([asdict(each) for each in statistics])

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from hlserve.cli.connecting import connection_options
+
 
 @click.command(name="predict")
 @click.argument("address")
@@ -22,6 +24,7 @@ import click
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Classes shown.")
 @click.option("--timeout-s", type=click.FloatRange(0), default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all outputs.")
+@connection_options
 def command(address: str, model: str, version: str, as_json: bool, **options: Any) -> None:
     """Ask the server at ADDRESS what MODEL says to an input.
 

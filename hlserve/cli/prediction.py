@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlserve.cli.connecting import Connecting
 from hlserve.cli.prediction_input import fit_inputs, read_input
 from hlserve.cli.prediction_items import is_array_file, read_items
 from hlserve.client import InferenceClient, InferResult, ModelMetadata, frontend_of
@@ -44,6 +45,7 @@ def ask(
     top: int,
     timeout_s: float,
     as_json: bool,
+    connecting: Connecting,
 ) -> list[str]:
     """The answer's lines; arguments as the command's options.
 
@@ -54,7 +56,7 @@ def ask(
     """
     if (source is None) == (data is None):
         raise ConfigError("give either --input or --data")
-    with InferenceClient(address, timeout_s=timeout_s) as client:
+    with InferenceClient(address, timeout_s=timeout_s, **connecting) as client:
         facts = client.model_metadata(model, version)
         front_end = frontend_of(facts)
         if source is not None:

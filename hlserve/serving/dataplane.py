@@ -90,7 +90,9 @@ class DataPlane:
     def server_metadata(self) -> ServerMetadata:
         """Who answers, and which extensions it has."""
         return describe_server(
-            has_shared_memory=self.shared_memory.is_on, can_trace=self.settings.can_trace
+            loads_by_call=self._control == "explicit",
+            has_shared_memory=self.shared_memory.is_on,
+            can_trace=self.settings.can_trace,
         )
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
@@ -311,7 +313,9 @@ def _values(model: ServedModel, request: InferRequest, name: str, array: Array) 
     count = request.classifications.get(name)
     if not count:
         return array
-    labels = None if model.metadata is None else model.metadata.class_labels
+    labels = model.labels.get(name)
+    if labels is None and model.metadata is not None:
+        labels = model.metadata.class_labels
     try:
         return classify(array, count, labels=labels, has_rows=model.joins)
     except InvalidRequestError as error:

@@ -16,6 +16,7 @@ PLATFORM = "onnxruntime_onnx"
 # Triton's names for what every server of ours offers beyond the six calls.
 EXTENSIONS = (
     "classification",
+    "schedule_policy",
     "model_configuration",
     "binary_tensor_data",
     "parameters",
@@ -55,9 +56,13 @@ class ModelMetadata:
     platform: str = PLATFORM
 
 
-def describe_server(*, has_shared_memory: bool, can_trace: bool) -> ServerMetadata:
+def describe_server(
+    *, loads_by_call: bool, has_shared_memory: bool, can_trace: bool
+) -> ServerMetadata:
     """Who answers, with the extensions that are there."""
     extensions: tuple[str, ...] = EXTENSIONS
+    if loads_by_call:
+        extensions += ("model_repository",)
     if has_shared_memory:
         extensions += ("system_shared_memory",)
     if can_trace:

@@ -47,10 +47,22 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
         config: level and format.
         stream: stderr where it is not given.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = StderrHandler() if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if config.format == "json" else PlainLines())
     handler.addFilter(NoFlood(time.monotonic))
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is when a record comes: it may have been replaced."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class CallLog:

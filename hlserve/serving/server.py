@@ -61,15 +61,16 @@ class Server:
         self._config = config
         self._threads = RunThreads(config.threads or os.cpu_count() or 1)
         self._store = ModelStore(Repository(config.models), config, self._threads)
+        self._tracing = self._make_tracing()
         self._data_plane = DataPlane(
             self._store,
             control=config.control.mode,
             shared_memory=SharedMemory(is_on=config.shared_memory),
+            settings=self._tracing.settings if self._tracing else None,
         )
         self._watching: asyncio.Task[None] | None = None
         self._calls = Calls(self._data_plane, config.limits.max_tensor_elements)
         self._call_counter = CallCounter()
-        self._tracing = self._make_tracing()
         self._metrics: MetricsServer | None = None
         self._worker = worker
         # One process of several takes no connection before it can answer: others do.

@@ -27,7 +27,8 @@ class TraceSettings:
 
     Attributes:
         level: ``OFF`` or ``TIMESTAMPS``.
-        rate: one request of so many is traced.
+        rate: one request of so many is traced; 0, which only the start of a server can say: none
+            but those whose caller traces them.
         count: how many more are traced; -1: no bound.
     """
 
@@ -79,6 +80,17 @@ class ServerSettings:
     def trace(self, model: str = "") -> TraceSettings:
         """What is traced of a model; empty: what holds for models without settings of their own."""
         return _traced(self._all_models, self._by_model.get(model, {}))
+
+    def traced(self, model: str) -> None:
+        """Counts a request that was traced against the count that held for it."""
+        count = self.trace(model).count
+        if count <= 0:
+            return
+        own = self._by_model.get(model, {})
+        if "trace_count" in own:
+            own["trace_count"] = (str(count - 1),)
+        else:
+            self._all_models = replace(self._all_models, count=count - 1)
 
     def trace_values(self, model: str = "") -> dict[str, tuple[str, ...]]:
         """The same, as Triton's TraceSetting names and spells it."""

@@ -18,8 +18,9 @@ from hlserve.errors import UnavailableError
 from hlserve.serving.config import ServerConfig
 from hlserve.serving.control import SNAPSHOT_PATH, Answered, Control
 from hlserve.serving.metrics import MetricsServer, from_other_threads
-from hlserve.serving.snapshot import Snapshot, merge
-from hlserve.serving.switchboard import Switchboard
+from hlserve.serving.snapshot import Snapshot
+from hlserve.serving.switchboard import HUNG_S, Switchboard
+from hlserve.serving.totals import Totals
 
 # On top of the drain timeout: a process that is then still there is killed.
 _END_GRACE_S = 5.0
@@ -36,12 +37,14 @@ class RestartPolicy:
         most_quick_deaths: in a row, of one process; then the server gives up.
         first_delay_s: before a restart after a quick death; doubles with each.
         most_delay_s: the longest delay.
+        hung_s: one that does not answer a call that is for all, for so long, is replaced.
     """
 
     quick_s: float = 10.0
     most_quick_deaths: int = 6
     first_delay_s: float = 0.1
     most_delay_s: float = 5.0
+    hung_s: float = HUNG_S
 
     def delay_s(self, quick_deaths: int) -> float:
         """How long to wait before the next start."""
@@ -73,11 +76,13 @@ class Supervisor:
         self._policy = policy
         self._reserved = _reserve(config.host, config.port)
         self.port: int = self._reserved.getsockname()[1]
-        self._switchboard = Switchboard()
+        self._switchboard = Switchboard(policy.hung_s)
         self._stopping = asyncio.Event()
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._is_clean = True
         self._metrics: MetricsServer | None = None
+        self._totals = Totals()
+        self._one_snapshot_at_a_time = asyncio.Lock()
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
         """Serves until SIGTERM or SIGINT, then drains; a second signal ends all at once.
@@ -110,10 +115,12 @@ class Supervisor:
         return self._is_clean
 
     async def snapshot(self) -> Snapshot:
-        """What all processes have done so far."""
-        outcomes = await self._switchboard.gather(SNAPSHOT_PATH, b"")
-        answers = [outcome.response for outcome in outcomes if isinstance(outcome, Answered)]
-        return merge([msgspec.msgpack.decode(answer, type=Snapshot) for answer in answers])
+        """What all processes have done so far, those that died among them."""
+        async with self._one_snapshot_at_a_time:
+            outcomes = await self._switchboard.gather(SNAPSHOT_PATH, b"")
+            answers = [outcome.response for outcome in outcomes if isinstance(outcome, Answered)]
+            taken = [msgspec.msgpack.decode(answer, type=Snapshot) for answer in answers]
+            return self._totals.update(taken)
 
     def _start_metrics(self) -> None:
         wanted = self._config.metrics
@@ -160,28 +167,34 @@ class Supervisor:
         if self._stopping.is_set():
             process.terminate()
         since: list[float] = []
+        is_replaced = asyncio.Event()
 
         def on_listening() -> None:
             since.append(time.monotonic())
             started.set()
 
+        def on_out_of_step() -> None:
+            _terminate(process)
+            is_replaced.set()
+
         line = asyncio.create_task(
             self._switchboard.connect(
                 Control(*await asyncio.open_unix_connection(sock=ours)),
                 on_listening=on_listening,
-                on_out_of_step=lambda: _terminate(process),
+                on_out_of_step=on_out_of_step,
             )
         )
-        await self._ended(process)
+        await self._ended(process, is_replaced)
         await line
         return process, time.monotonic() - since[0] if since else None
 
-    async def _ended(self, process: asyncio.subprocess.Process) -> None:
-        """Waits for a process to end; kills one that outlasts the drain."""
+    async def _ended(self, process: asyncio.subprocess.Process, is_replaced: asyncio.Event) -> None:
+        """Waits for a process to end; kills one that was told to and outlasts the drain."""
         waiting = asyncio.ensure_future(process.wait())
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        told = [asyncio.ensure_future(event.wait()) for event in (self._stopping, is_replaced)]
+        await asyncio.wait((waiting, *told), return_when=asyncio.FIRST_COMPLETED)
+        for each in told:
+            each.cancel()
         timeout_s = self._config.drain_timeout_s + _END_GRACE_S
         done, _ = await asyncio.wait((waiting,), timeout=timeout_s)
         if not done:

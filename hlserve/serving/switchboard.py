@@ -2,7 +2,8 @@
 
 A call with the scope ``every`` takes effect in all processes before its answer, and is noted for
 those that start later. Where it fails in some and not in others, its caller is told so, and the
-processes where it failed are replaced by new ones, which catch up from the notes.
+processes where it failed are replaced by new ones, which catch up from the notes. So are those that
+do not answer, lest they hold up every later call.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from hlserve.errors import UnavailableError
 from hlserve.rpcs import by_path
 from hlserve.serving.control import (
     Answered,
@@ -31,10 +33,23 @@ from hlserve.serving.journal import Journal
 _LOG = logging.getLogger(__name__)
 
 
-class Switchboard:
-    """Connects the processes."""
+# A large model may take minutes to load; a process that takes longer than this hangs.
+HUNG_S = 600.0
 
-    def __init__(self) -> None:
+
+class Switchboard:
+    """Connects the processes.
+
+    Args:
+        hung_s: a process that does not answer a call for so long is replaced.
+        sleep: waits for seconds.
+    """
+
+    def __init__(
+        self, hung_s: float = HUNG_S, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._hung_s = hung_s
+        self._sleep = sleep
         self._lines: list[_Line] = []
         self._journal = Journal()
         self._one_at_a_time = asyncio.Lock()
@@ -52,7 +67,8 @@ class Switchboard:
         Args:
             control: the channel.
             on_listening: it takes traffic.
-            on_out_of_step: a call took effect elsewhere and failed in it: it must be replaced.
+            on_out_of_step: a call took effect elsewhere and failed in it, or it hangs: it must be
+                replaced, and runs no further call.
         """
         line = _Line(control, on_out_of_step)
         try:
@@ -73,7 +89,8 @@ class Switchboard:
     async def gather(self, path: str, request: bytes) -> list[Outcome]:
         """What every process answers to a call; those that end meanwhile are left out."""
         lines = tuple(self._lines)
-        return [o for o in await _run_in(lines, path, request) if o is not None]
+        outcomes = await asyncio.gather(*(line.run(path, request) for line in lines))
+        return [outcome for outcome in outcomes if outcome is not None]
 
     async def _admit(self, line: _Line) -> None:
         async with self._one_at_a_time:  # no call between the notes and the first of its own
@@ -90,14 +107,39 @@ class Switchboard:
 
     async def _everywhere(self, ask: Ask) -> list[Outcome]:
         lines = tuple(self._lines)
-        outcomes = await _run_in(lines, ask.path, ask.request)
+        outcomes, hung = await self._run_in(lines, ask)
         if any(isinstance(outcome, Answered) for outcome in outcomes):
             self._journal.add(ask.path, ask.request)
             for line, outcome in zip(lines, outcomes, strict=True):
-                if isinstance(outcome, Failed):
+                if isinstance(outcome, Failed) and line not in hung:
                     _LOG.error("%s failed in one process of several, which is replaced", ask.path)
-                    line.on_out_of_step()
+                    self._replace(line)
+        for line in hung:
+            _LOG.error("%s: a process hangs, and is replaced", ask.path)
+            self._replace(line)
         return [outcome for outcome in outcomes if outcome is not None]
+
+    async def _run_in(
+        self, lines: Sequence[_Line], ask: Ask
+    ) -> tuple[list[Outcome | None], list[_Line]]:
+        """What came of a call in each process, and which of them did not answer in time."""
+        running = [asyncio.create_task(line.run(ask.path, ask.request)) for line in lines]
+        expiring = asyncio.ensure_future(self._sleep(self._hung_s))
+        answering = asyncio.gather(*running, return_exceptions=True)
+        await asyncio.wait((answering, expiring), return_when=asyncio.FIRST_COMPLETED)
+        expiring.cancel()
+        hung = [line for line, task in zip(lines, running, strict=True) if not task.done()]
+        words = f"a process did not answer within {self._hung_s:g} s, and is being replaced"
+        late = Failed(0, UnavailableError.__name__, words)
+        outcomes = [task.result() if task.done() else late for task in running]
+        for task in running:
+            task.cancel()
+        return outcomes, hung
+
+    def _replace(self, line: _Line) -> None:
+        if line in self._lines:
+            self._lines.remove(line)
+        line.on_out_of_step()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -126,18 +168,20 @@ class _Line:
         future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._running[number] = future
         self.control.send(Run(number, path, request))
-        return await future
+        try:
+            return await future
+        finally:
+            self._running.pop(number, None)
 
     def resolve(self, outcome: Outcome) -> None:
-        self._running.pop(outcome.number).set_result(outcome)
+        """Takes an outcome; one that nobody waits for any more is dropped."""
+        future = self._running.get(outcome.number)
+        if future is not None and not future.done():
+            future.set_result(outcome)
 
     def close(self) -> None:
         self._is_closed = True
         self.control.close()
         for future in self._running.values():
-            future.set_result(None)
-        self._running.clear()
-
-
-async def _run_in(lines: tuple[_Line, ...], path: str, request: bytes) -> list[Outcome | None]:
-    return await asyncio.gather(*(line.run(path, request) for line in lines))
+            if not future.done():
+                future.set_result(None)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from random import Random
 from typing import Any
 
 from hlserve import __version__
 from hlserve.errors import MissingDependencyError
 from hlserve.serving.observing import TracingConfig
+from hlserve.serving.settings import ServerSettings, TraceSettings
 from hlserve.serving.statistics import Phases
 from hlserve.serving.transports.calls import CallContext
 from hlserve.serving.transports.status import STATUS_NUMBERS, outcome_of
@@ -28,8 +31,8 @@ try:
         ConsoleSpanExporter,
         SpanExporter,
     )
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-    from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+    from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise MissingDependencyError(
@@ -43,45 +46,55 @@ _FLUSH_TIMEOUT_S = 2.0
 
 
 class Tracing:
-    """A stage that makes a span of every call.
+    """A stage that makes a span of every call that its settings choose.
+
+    A span is made when its call has ended: only then is the model known, whose settings hold.
 
     Args:
-        config: where spans go, and how many.
+        config: where spans go, and how many from the start.
         exporter: instead of the one that ``config`` names.
+
+    Attributes:
+        settings: what is traced, and can be changed by call.
     """
 
     def __init__(self, config: TracingConfig, exporter: SpanExporter | None = None) -> None:
+        self._config = config
+        self._initial = _initial(config)
+        self.settings = ServerSettings(self._initial, can_trace=True)
         # Not the process-wide provider: who embeds the server may have one of their own.
-        self._provider = TracerProvider(
-            resource=_resource(), sampler=ParentBased(TraceIdRatioBased(config.rate))
-        )
+        self._provider = TracerProvider(resource=_resource(), sampler=ALWAYS_ON)
         self._exporter = exporter or _exporter(config)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("hlserve", __version__)
         self._propagator = TraceContextTextMapPropagator()
+        self._rng = Random()
 
-    def begin(self, context: CallContext) -> Span:
-        """Begins the span, under the caller's ``traceparent``."""
-        rpc = context.rpc
-        parent = self._propagator.extract(context.metadata, context=Context())
-        span = self._tracer.start_span(
-            f"{rpc.service}/{rpc.name}", context=parent, kind=SpanKind.SERVER
-        )
-        context.record.trace_id = f"{span.get_span_context().trace_id:032x}"
-        return span
+    def begin(self, context: CallContext) -> int:
+        """When the call began, nanoseconds since the epoch."""
+        return time.time_ns()
 
     def end(self, context: CallContext, begun: object, error: BaseException | None) -> None:
-        """Says what the call was and ends the span."""
-        assert isinstance(begun, Span)
-        if not begun.is_recording():
+        """Makes the span, under the caller's ``traceparent``, where the call is to be traced."""
+        assert isinstance(begun, int)
+        rpc, record = context.rpc, context.record
+        parent = self._propagator.extract(context.metadata, context=Context())
+        if not self._chooses(record.model, trace.get_current_span(parent).get_span_context()):
             return
-        begun.set_attributes(_attributes(context, error))
+        self.settings.traced(record.model)
+        span = self._tracer.start_span(
+            f"{rpc.service}/{rpc.name}",
+            context=parent,
+            kind=SpanKind.SERVER,
+            attributes=_attributes(context, error),
+            start_time=begun,
+        )
+        record.trace_id = f"{span.get_span_context().trace_id:032x}"
         if outcome_of(error) in _SERVER_FAULTS:
-            begun.set_status(Status(StatusCode.ERROR, _cut(str(error))))
-        record = context.record
+            span.set_status(Status(StatusCode.ERROR, _cut(str(error))))
         if record.phases is not None:
-            self._add_phases(begun, record.phases, record.answered_ns)
-        begun.end()
+            self._add_phases(span, record.phases, record.answered_ns)
+        span.end()
 
     def close(self) -> None:
         """Sends what is waiting to be sent; blocks, and gives up where nobody takes it."""
@@ -91,6 +104,16 @@ class Tracing:
         sending.join(_FLUSH_TIMEOUT_S)
         if sending.is_alive():
             self._exporter.shutdown()
+
+    def _chooses(self, model: str, caller: SpanContext) -> bool:
+        """Whether a call is traced: as its caller decided, else by chance."""
+        settings = self.settings.trace(model)
+        if settings.level == "OFF" or settings.count == 0:
+            return False
+        if caller.is_valid:
+            return bool(caller.trace_flags.sampled)
+        is_initial = settings.rate == self._initial.rate
+        return self._rng.random() < (self._config.rate if is_initial else 1 / settings.rate)
 
     def _add_phases(self, span: Span, phases: Phases, answered_ns: int) -> None:
         """A span each for waiting and for computing, which ended when the answer was there."""
@@ -106,6 +129,11 @@ class Tracing:
 
 
 # ----- below: what a span says, and where it goes -----
+
+
+def _initial(config: TracingConfig) -> TraceSettings:
+    """The share as one request of so many, the nearest; what is traced goes by the share itself."""
+    return TraceSettings("TIMESTAMPS", round(1 / config.rate) if config.rate else 0)
 
 
 def _attributes(context: CallContext, error: BaseException | None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hlserve.bench.load import Load, closed_loop, together
-from hlserve.errors import HlserveError
+from hlserve.errors import ConfigError, HlserveError
+from hlserve.serving.observing import MetricsConfig
 from tests.serving import models
 from tests.serving.running import running_server
 
@@ -30,6 +31,26 @@ def test_every_caller_counts_its_answers(root: Path) -> None:
     assert 0 < load.percentile_s(50) <= load.percentile_s(95) < load.seconds
     assert load.server_cpu_s is not None
     assert load.server_cpu_s > 0
+
+
+def test_a_request_is_of_as_many_rows_as_asked_for(root: Path) -> None:
+    with running_server(root) as server:
+        load = closed_loop(server.address, "m", ROWS, seconds=0.2, rows=3)
+        statistics = server.server.models[0].statistics
+        rows, requests = statistics.inference_count, statistics.success.count
+    assert requests >= load.requests > 0
+    assert rows == 3 * requests
+    with pytest.raises(ConfigError, match="a request is of 6 rows, and only 5 are given"):
+        closed_loop("nowhere", "m", ROWS, rows=6)
+
+
+def test_a_request_that_is_refused_is_not_sent_again(root: Path) -> None:
+    with running_server(root, metrics=MetricsConfig(port=None)) as server:
+        server.server.data_plane.begin_drain()
+        with pytest.raises(HlserveError, match="UNAVAILABLE"):
+            closed_loop(server.address, "m", ROWS, callers=1, seconds=5)
+        refused = [call for call in server.server.snapshot().calls if call.method == "ModelInfer"]
+    assert [(call.status, call.count) for call in refused] == [("UNAVAILABLE", 1)]
 
 
 def test_what_a_request_says_is_raised(root: Path) -> None:

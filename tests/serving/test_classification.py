@@ -80,8 +80,9 @@ def test_it_is_a_stable_sort_by_value_with_nan_last(array: np.ndarray, count: in
         assert [int(text.split(b":")[1]) for text in texts] == order
 
 
-def test_a_client_gets_the_labels_of_the_version(tmp_path: Path) -> None:
-    triton = pytest.importorskip("tritonclient.grpc")
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A model ``m`` whose version names its classes."""
     content = models.mlp()
     metadata = Metadata(
         inputs=(TensorSpec("input", "FP32", (-1, 8)),),
@@ -96,20 +97,39 @@ def test_a_client_gets_the_labels_of_the_version(tmp_path: Path) -> None:
         sha256=hashlib.sha256(content).hexdigest(),
     )
     publish(tmp_path / "m", model=content, metadata=metadata)
+    return tmp_path
+
+
+def top_of(root: Path, output: str) -> tuple[list[list[str]], np.ndarray]:
+    """Labels of the two top classes of four rows, and the rows' logits."""
+    triton = pytest.importorskip("tritonclient.grpc")
     array = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
-    with (
-        running_server(tmp_path) as server,
-        triton.InferenceServerClient(server.address) as client,
-    ):
+    with running_server(root) as server, triton.InferenceServerClient(server.address) as client:
         tensor = triton.InferInput("input", [4, 8], "FP32")
         tensor.set_data_from_numpy(array)
-        outputs = [
-            triton.InferRequestedOutput("probabilities", class_count=2),
-            triton.InferRequestedOutput("logits"),
-        ]
-        result = client.infer("m", [tensor], outputs=outputs)
-    top = result.as_numpy("probabilities")
-    logits = result.as_numpy("logits")
-    assert top.shape == (4, 2)
-    labels = [text.decode().split(":")[2] for text in top[:, 0]]
-    assert labels == [("ärmel", "b", "c")[place] for place in logits.argmax(axis=1)]
+        classes = [triton.InferRequestedOutput(output, class_count=2)]
+        found = client.infer("m", [tensor], outputs=classes).as_numpy(output)
+        logits = client.infer("m", [tensor]).as_numpy("logits")
+    assert found.shape == (4, 2)
+    return [[text.decode().split(":")[2] for text in row] for row in found], logits
+
+
+def test_a_client_gets_the_labels_of_the_version(root: Path) -> None:
+    top, logits = top_of(root, "probabilities")
+    assert [row[0] for row in top] == [("ärmel", "b", "c")[n] for n in logits.argmax(axis=1)]
+
+
+@pytest.mark.parametrize(
+    ("output", "labels"),
+    [("probabilities", ("eins", "zwei", "drei")), ("logits", ("ärmel", "b", "c"))],
+)
+def test_a_label_file_of_an_output_goes_before_the_labels_of_the_version(
+    root: Path, output: str, labels: tuple[str, ...]
+) -> None:
+    (root / "m" / "classes.txt").write_text("eins\nzwei\ndrei\n")
+    (root / "m" / "config.pbtxt").write_text(
+        'output { name: "probabilities" label_filename: "classes.txt" }\n'
+        'output { name: "logits" }\n'
+    )
+    top, logits = top_of(root, output)
+    assert [row[0] for row in top] == [labels[n] for n in logits.argmax(axis=1)]

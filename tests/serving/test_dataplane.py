@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from hlserve.client import InferenceClient
 from hlserve.errors import NotFoundError, ServerError
 from hlserve.repository import Metadata, TensorSpec, publish
-from hlserve.serving.description import EXTENSIONS, ServerMetadata
+from hlserve.serving.config import ControlConfig
+from hlserve.serving.description import EXTENSIONS
 from tests.serving import models
 from tests.serving.running import RunningServer, running_server
 
@@ -47,10 +49,20 @@ def test_metadata_of_a_version_shows_as_properties(root: Path) -> None:
     assert properties["sha256"] == hashlib.sha256(models.mlp()).hexdigest()
 
 
-def test_the_extensions_are_those_that_are_there() -> None:
-    assert ServerMetadata().extensions == EXTENSIONS
-    assert "model_repository" not in EXTENSIONS
-    assert "system_shared_memory" not in EXTENSIONS
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ({}, ()),
+        ({"control": ControlConfig("poll")}, ()),
+        ({"control": ControlConfig("explicit", ("m",))}, ("model_repository",)),
+        ({"shared_memory": True}, ("system_shared_memory",)),
+    ],
+)
+def test_the_extensions_are_those_that_are_there(
+    root: Path, options: dict[str, Any], more: tuple[str, ...]
+) -> None:
+    with running_server(root, **options) as server, InferenceClient(server.address) as client:
+        assert client.server_metadata().extensions == EXTENSIONS + more
 
 
 def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(root: Path) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hlserve.client import InferenceClient
 from hlserve.errors import InferenceError, ModelNotFoundError, ServerError
 from hlserve.rpcs import find
+from hlserve.serving.config import ControlConfig
 from hlserve.serving.logs import (
     LINES_A_SECOND,
     MAX_MESSAGE_CHARS,
@@ -29,6 +30,7 @@ from hlserve.serving.logs import (
     JsonLines,
     NoFlood,
     PlainLines,
+    StderrHandler,
     configure,
 )
 from hlserve.serving.observing import LogConfig
@@ -196,6 +198,18 @@ def test_settings_apply_to_the_whole_process() -> None:
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["this"]
 
 
+def test_lines_go_to_what_stderr_is_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, now = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", before)
+    handler = StderrHandler()
+    record = logging.makeLogRecord({"msg": "a line"})
+    handler.emit(record)
+    before.close()
+    monkeypatch.setattr(sys, "stderr", now)
+    handler.emit(record)
+    assert now.getvalue() == "a line\n"
+
+
 def test_a_server_logs_a_line_a_call_and_no_values(tmp_path: Path) -> None:
     models.put(tmp_path, "mlp", models.mlp())
     row = {"input": np.full((2, 8), 0.12345, np.float32)}
@@ -215,6 +229,42 @@ def test_a_server_logs_a_line_a_call_and_no_values(tmp_path: Path) -> None:
     ]
     assert all(call["bytes"] > 64 and call["peer"].startswith("ipv4:127.0.0.1") for call in calls)
     assert "0.12345" not in stream.getvalue()
+
+
+def test_every_call_that_names_a_model_is_logged_with_it(tmp_path: Path) -> None:
+    models.put(tmp_path, "mlp", models.mlp())
+    row = np.zeros((2, 8), np.float32)
+    with (
+        logged(JsonLines()) as stream,
+        running_server(
+            tmp_path,
+            log=LogConfig(access=True),
+            control=ControlConfig("explicit", load_models=("mlp",)),
+        ) as running,
+        InferenceClient(running.address, timeout_s=20) as client,
+    ):
+        client.is_model_ready("mlp", "1")
+        client.model_metadata("mlp")
+        client.model_config("mlp", "1")
+        client.model_statistics("mlp")
+        client.predict("mlp", list(row), request_id="seven")
+        list(client.predict_stream("mlp", [list(row), list(row)]))
+        client.unload_model("mlp")
+        client.load_model("mlp")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    calls = [line for line in lines if line["logger"] == "hlserve.access"]
+    assert [(call["method"].rsplit("/")[-1], call["version"], call["rows"]) for call in calls] == [
+        ("ModelReady", "1", 0),
+        ("ModelMetadata", "-", 0),
+        ("ModelConfig", "1", 0),
+        ("ModelStatistics", "-", 0),
+        ("Predict", "1", 2),
+        ("PredictStream", "1", 4),
+        ("RepositoryModelUnload", "-", 0),
+        ("RepositoryModelLoad", "-", 0),
+    ]
+    assert {call["model"] for call in calls} == {"mlp"}
+    assert calls[4]["request_id"] == "seven"
 
 
 def test_many_bad_requests_are_few_lines_without_a_traceback(tmp_path: Path) -> None:

@@ -82,6 +82,20 @@ def test_a_model_has_settings_of_its_own_over_those_of_all() -> None:
     assert settings.trace_values()["trace_rate"] == ("10",)
 
 
+def test_traced_requests_use_up_the_count_that_holds_for_their_model() -> None:
+    settings = ServerSettings(TraceSettings("TIMESTAMPS", 1), can_trace=True)
+    settings.traced("m")
+    assert settings.trace("m").count == -1
+    settings.change_trace({"trace_count": ["2"]})
+    settings.change_trace({"trace_count": ["1"]}, "own")
+    for _ in range(2):
+        settings.traced("own")
+    assert (settings.trace("own").count, settings.trace().count) == (0, 2)
+    for _ in range(3):
+        settings.traced("m")
+    assert (settings.trace("m").count, settings.trace().count) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

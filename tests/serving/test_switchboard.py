@@ -35,6 +35,7 @@ class Process:
         self.does = does
         self.is_out_of_step = asyncio.Event()
         self.is_listening = asyncio.Event()
+        self.has_begun = asyncio.Event()
         self.worker: Worker
         self.control: Control
         self.line: asyncio.Task[None]
@@ -43,6 +44,9 @@ class Process:
         self.ran.append((path, request))
         if self.does == "fail":
             raise ModelNotFoundError("model 'm' is not here")
+        self.has_begun.set()
+        if self.does == "hang":
+            await asyncio.Future()
         if self.does == "die":
             self.control.close()
             await asyncio.Future()
@@ -53,8 +57,12 @@ class Processes:
     """A switchboard, and processes that join it; all channels are closed at the end."""
 
     def __init__(self) -> None:
-        self._switchboard = Switchboard()
+        self.times_up = asyncio.Semaphore(0)  # released: the time of one call is up
+        self._switchboard = Switchboard(600, self._wait)
         self._joined: list[Process] = []
+
+    async def _wait(self, _: float) -> None:
+        await self.times_up.acquire()
 
     async def join(self, does: str = "answer") -> Process:
         ours, theirs = socket.socketpair()
@@ -146,6 +154,44 @@ def test_a_process_that_dies_in_a_call_holds_up_nobody() -> None:
         outcomes = await alive.worker.ask_all(LOAD.path, load("m"))
         assert outcomes == [Answered(0, b"done")]
         await dying.line
+
+    run(law)
+
+
+def test_a_process_that_hangs_in_a_call_is_replaced_and_holds_up_no_later_one() -> None:
+    async def law(processes: Processes) -> None:
+        alive, hanging = await processes.join(), await processes.join("hang")
+        first = asyncio.create_task(alive.worker.ask_all(LOAD.path, load("m")))
+        second = asyncio.create_task(alive.worker.ask_all(LOAD.path, load("n")))
+        await alive.has_begun.wait()
+        await hanging.has_begun.wait()
+        assert alive.ran == [(LOAD.path, load("m"))]
+        assert not hanging.is_out_of_step.is_set()
+        processes.times_up.release()
+        with pytest.raises(
+            UnavailableError, match=r"in 1 of 2 processes.* did not answer within 600 s"
+        ):
+            joined(LOAD, await first)
+        assert hanging.is_out_of_step.is_set()
+        assert [outcome for outcome in await second if isinstance(outcome, Answered)]
+        assert hanging.ran == [(LOAD.path, load("m"))]
+        late = await processes.join()
+        assert late.ran == alive.ran == [(LOAD.path, load("m")), (LOAD.path, load("n"))]
+
+    run(law)
+
+
+def test_where_every_process_hangs_all_are_replaced_and_nothing_is_noted() -> None:
+    async def law(processes: Processes) -> None:
+        hanging = [await processes.join("hang") for _ in range(2)]
+        asked = asyncio.create_task(hanging[0].worker.ask_all(LOAD.path, load("m")))
+        for process in hanging:
+            await process.has_begun.wait()
+        processes.times_up.release()
+        with pytest.raises(UnavailableError, match=r"^a process did not answer within 600 s"):
+            joined(LOAD, await asked)
+        assert all(process.is_out_of_step.is_set() for process in hanging)
+        assert (await processes.join()).ran == []
 
     run(law)
 

@@ -37,6 +37,7 @@ from hlserve.serving.statistics import Phases
 from hlserve.serving.tracing import Tracing
 from hlserve.serving.transports.calls import CallContext
 from tests.serving import models
+from tests.serving.running import running_server
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
@@ -232,23 +233,76 @@ def test_nothing_of_it_is_imported_when_it_is_off(root: Path) -> None:
     assert ran.stdout.split() == ["True", "False", "False"], ran.stderr
 
 
-def test_spans_reach_a_collector_over_grpc() -> None:
-    received: list[str] = []
+@contextmanager
+def collector() -> Iterator[tuple[str, list[Any]]]:
+    """Its address, and the spans that it got."""
+    received: list[Any] = []
 
     class Collector(TraceServiceServicer):
         def Export(self, request: Any, context: Any) -> ExportTraceServiceResponse:  # noqa: N802
-            received.extend(names_in(request))
+            received.extend(spans_in(request))
             return ExportTraceServiceResponse()
 
-    collector = grpc.server(ThreadPoolExecutor(1))
-    add_TraceServiceServicer_to_server(Collector(), collector)
-    port = collector.add_insecure_port("127.0.0.1:0")
-    collector.start()
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_TraceServiceServicer_to_server(Collector(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
     try:
-        trace_one_call(TracingConfig("otlp", f"http://127.0.0.1:{port}"))
+        yield f"http://127.0.0.1:{port}", received
     finally:
-        collector.stop(0).wait()
-    assert received == ["inference.GRPCInferenceService/ModelInfer"]
+        server.stop(0).wait()
+
+
+def test_spans_reach_a_collector_over_grpc() -> None:
+    with collector() as (endpoint, received):
+        trace_one_call(TracingConfig("otlp", endpoint))
+    assert [span.name for span in received] == ["inference.GRPCInferenceService/ModelInfer"]
+
+
+def test_what_is_traced_is_changed_by_call(root: Path) -> None:
+    triton = pytest.importorskip("tritonclient.grpc")
+    models.put(root, "other", models.mlp())
+    with (
+        collector() as (endpoint, received),
+        running_server(root, tracing=TracingConfig("otlp", endpoint, rate=0.3)) as server,
+        triton.InferenceServerClient(server.address) as client,
+    ):
+
+        def ask(model: str, name: str, **headers: str) -> None:
+            tensor = triton.InferInput("input", [1, 8], "FP32")
+            tensor.set_data_from_numpy(np.zeros((1, 8), np.float32))
+            client.infer(model, [tensor], request_id=name, headers=headers)
+
+        def settings(model: str = "") -> tuple[str, ...]:
+            told = client.get_trace_settings(model).settings
+            return tuple(told[f"trace_{name}"].value[0] for name in ("level", "rate", "count"))
+
+        assert "trace" in client.get_server_metadata().extensions
+        assert settings() == ("TIMESTAMPS", "3", "-1")
+        client.update_trace_settings(settings={"trace_rate": ["1"]})
+        ask("mlp", "every one")
+        client.update_trace_settings(settings={"trace_level": ["OFF"]})
+        ask("mlp", "none")
+        ask("mlp", "none, though its caller traces it", traceparent=TRACEPARENT)
+        own = {"trace_level": ["TIMESTAMPS"], "trace_count": ["2"]}
+        client.update_trace_settings("mlp", settings=own)
+        ask("other", "not of this model")
+        ask("mlp", "of its own settings")
+        # One of the two that were left went to the call that set them.
+        assert settings("mlp") == ("TIMESTAMPS", "1", "0")
+        ask("mlp", "beyond the count")
+        client.update_trace_settings("mlp", settings={"trace_level": None, "trace_count": None})
+        client.update_trace_settings(
+            settings={"trace_level": ["TIMESTAMPS"], "trace_rate": [str(2**31 - 1)]}
+        )
+        ask("mlp", "one of two billion")
+        ask("mlp", "its caller traces it", traceparent=TRACEPARENT)
+    asked = [span for span in received if span.name.endswith("/ModelInfer")]
+    assert [attributes_of(span)["hlserve.request.id"] for span in asked] == [
+        "every one",
+        "of its own settings",
+        "its caller traces it",
+    ]
 
 
 def test_spans_reach_a_collector_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +312,7 @@ def test_spans_reach_a_collector_over_http(monkeypatch: pytest.MonkeyPatch) -> N
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             request = ExportTraceServiceRequest.FromString(body)
-            received.append((self.path, names_in(request)))
+            received.append((self.path, [span.name for span in spans_in(request)]))
             self.send_response(200)
             self.end_headers()
 
@@ -284,13 +338,17 @@ def trace_one_call(config: TracingConfig) -> None:
     tracing.close()
 
 
-def names_in(request: Any) -> list[str]:
+def spans_in(request: Any) -> list[Any]:
     return [
-        span.name
+        span
         for resource in request.resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
     ]
+
+
+def attributes_of(span: Any) -> dict[str, str]:
+    return {each.key: each.value.string_value for each in span.attributes}
 
 
 def test_a_missing_package_is_told_when_it_is_asked_for(root: Path) -> None:

@@ -15,6 +15,13 @@ from hlserve.serving.statistics import BatchStatistics, Duration
 _FILE_PREFIX = "file:"
 
 
+def model_asked(request: Any) -> tuple[str, str]:
+    """The model and version that a request of these calls names; empty: none."""
+    if isinstance(request, inference.ModelConfigRequest | inference.ModelStatisticsRequest):
+        return request.name, request.version
+    return getattr(request, "model_name", ""), ""
+
+
 def statistics_message(model: ServedModel) -> inference.ModelStatistics:
     """What one version has done."""
     record = model.statistics

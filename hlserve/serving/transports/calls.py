@@ -28,6 +28,7 @@ from hlserve.serving.transports.admin_messages import (
     load_parameters,
     log_changes,
     log_message,
+    model_asked,
     regions_message,
     statistics_message,
     trace_message,
@@ -204,6 +205,7 @@ class Calls:
         self, request: inference.ModelConfigRequest, context: CallContext
     ) -> inference.ModelConfigResponse:
         """How a model is served."""
+        context.record.asks(*model_asked(request))
         config = self._data_plane.model_config(request.name, request.version)
         return inference.ModelConfigResponse(config=config)
 
@@ -211,6 +213,7 @@ class Calls:
         self, request: inference.ModelStatisticsRequest, context: CallContext
     ) -> inference.ModelStatisticsResponse:
         """What models have done."""
+        context.record.asks(*model_asked(request))
         served = self._data_plane.statistics(request.name, request.version)
         records = [statistics_message(model) for model in served]
         return inference.ModelStatisticsResponse(model_stats=records)
@@ -231,6 +234,7 @@ class Calls:
         self, request: inference.RepositoryModelLoadRequest, context: CallContext
     ) -> inference.RepositoryModelLoadResponse:
         """Loads a model; answers when it takes requests."""
+        context.record.asks(*model_asked(request))
         check_repository(request.repository_name)
         config, files = load_parameters(request)
         await self._data_plane.load_model(request.model_name, config, files)
@@ -240,6 +244,7 @@ class Calls:
         self, request: inference.RepositoryModelUnloadRequest, context: CallContext
     ) -> inference.RepositoryModelUnloadResponse:
         """Ends a model."""
+        context.record.asks(*model_asked(request))
         check_repository(request.repository_name)
         await self._data_plane.unload_model(request.model_name, unloads_dependents(request))
         return inference.RepositoryModelUnloadResponse()
@@ -292,6 +297,7 @@ class Calls:
         self, request: inference.TraceSettingRequest, context: CallContext
     ) -> inference.TraceSettingResponse:
         """Changes what is given; answers what is traced then."""
+        context.record.asks(*model_asked(request))
         if request.settings:
             changes = {name: setting.value for name, setting in request.settings.items()}
             self._data_plane.change_trace(changes, request.model_name)
@@ -310,7 +316,9 @@ class Calls:
         self, request: prediction.PredictRequest, context: CallContext
     ) -> prediction.PredictResponse:
         """Things in, labels and numbers out."""
-        return await prediction_calls.predict(self._data_plane, request, context.deadline_s)
+        return await prediction_calls.predict(
+            self._data_plane, request, context.deadline_s, context.record
+        )
 
     async def predict_stream(
         self, requests: AsyncIterator[Any], context: CallContext
@@ -319,7 +327,7 @@ class Calls:
 
         async def answer(request: prediction.PredictRequest) -> prediction.PredictStreamResponse:
             return await prediction_calls.predict_or_error(
-                self._data_plane, request, context.deadline_s
+                self._data_plane, request, context.deadline_s, context.record
             )
 
         answers = answered_in_order(requests, answer, max_in_flight=MAX_STREAM_IN_FLIGHT)

@@ -13,6 +13,7 @@ from hlserve.pb.messages import message_class
 from hlserve.rpcs import Rpc, by_path
 from hlserve.serving.control import SNAPSHOT_PATH, Answered, Failed, Outcome
 from hlserve.serving.summing import add_up
+from hlserve.serving.transports.admin_messages import model_asked
 from hlserve.serving.transports.calls import CallContext, Calls, StreamCall, UnaryCall, parse
 from hlserve.serving.worker import Worker
 
@@ -37,6 +38,7 @@ class EverywhereCalls:
             return self._calls.unary(rpc)
 
         async def everywhere(request: Any, context: CallContext) -> Message:
+            context.record.asks(*model_asked(request))
             outcomes = await self._worker.ask_all(rpc.path, request.SerializeToString())
             return joined(rpc, outcomes)
 

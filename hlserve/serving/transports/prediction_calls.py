@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from hlserve.errors import HlserveError, InvalidRequestError
 from hlserve.pb.messages import prediction
+from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.instances import Cells, Instance, NamedNumbers, Numbers
 from hlserve.serving.predicted import Predicted
@@ -22,9 +24,13 @@ _NS_PER_US = 1000
 
 
 async def predict(
-    data_plane: DataPlane, request: prediction.PredictRequest, deadline_s: float | None
+    data_plane: DataPlane,
+    request: prediction.PredictRequest,
+    deadline_s: float | None,
+    record: CallRecord,
 ) -> prediction.PredictResponse:
-    """Answers one request; raises as ``DataPlane.predict``."""
+    """Answers one request and notes it; raises as ``DataPlane.predict``."""
+    record.asks(request.model, request.version, request.id)
     try:
         instances = [_instance(n, each) for n, each in enumerate(request.instances)]
     except InvalidRequestError as error:
@@ -38,15 +44,21 @@ async def predict(
             deadline_s=deadline_s,
         )
     )
+    record.version, record.phases = answer.model_version, answer.phases
+    record.rows += len(answer.predictions)
+    record.answered_ns = time.time_ns()
     return _response(answer)
 
 
 async def predict_or_error(
-    data_plane: DataPlane, request: prediction.PredictRequest, deadline_s: float | None
+    data_plane: DataPlane,
+    request: prediction.PredictRequest,
+    deadline_s: float | None,
+    record: CallRecord,
 ) -> prediction.PredictStreamResponse:
     """Answers one request of a stream; an error that we raise on purpose is an answer too."""
     try:
-        answer = await predict(data_plane, request, deadline_s)
+        answer = await predict(data_plane, request, deadline_s, record)
     except HlserveError as error:
         return prediction.PredictStreamResponse(
             error=prediction.PredictError(
