@@ -131,6 +131,8 @@ class DynamicBatcher:
             raise
         finally:
             self._statistics.pending -= 1
+        if deadline_s is not None:
+            self._admission.was_in_time(pending.level)
         self._statistics.answered(pending.rows, self._clock_ns() - begun_ns, answer.phases)
         return answer
 
@@ -198,6 +200,7 @@ class DynamicBatcher:
     def _expire(self, pending: Pending) -> None:
         if pending.taken_ns and not pending.answer.done():
             self._statistics.late += 1
+        self._admission.was_in_vain(pending.level)
         pending.fail(self._too_late())
         self._queue.remove(pending)
 
@@ -278,6 +281,7 @@ class DynamicBatcher:
             return True
         if not self._in_flight:
             self._times.relax()
+        self._admission.was_in_vain(pending.level)
         pending.fail(
             DeadlineExceededError(
                 f"{self._label}: the request can no longer be answered in time: its run takes "
