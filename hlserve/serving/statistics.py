@@ -12,7 +12,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hlserve import errors
 
@@ -66,8 +66,7 @@ class BatchStatistics:
     compute_output_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
+class Phases(NamedTuple):
     """What one request spent in each phase, nanoseconds."""
 
     queue_ns: int = 0
