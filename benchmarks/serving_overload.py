@@ -53,6 +53,7 @@ class Counts:
 
     answered: int
     refused: int
+    cancelled: int
     refusal_ms: float
     refused_in_1_ms: int
     refused_in_5_ms: int
@@ -169,6 +170,7 @@ def _serve(models: Path, pipe: Connection, cores: frozenset[int]) -> None:
                 Counts(
                     answered=statistics.success.count,
                     refused=statistics.failures["REJECTED"],
+                    cancelled=statistics.failures["CANCELED"],
                     refusal_ms=statistics.fail.ns / 1e6,
                     refused_in_1_ms=_in_time(statistics.fail, 0.001),
                     refused_in_5_ms=_in_time(statistics.fail, 0.005),
@@ -303,6 +305,7 @@ def _row(
         "in server mean ms": server["refusal_ms"] / max(1, server["refused"]),
         "<= 1 ms %": 100 * server["refused_in_1_ms"] / max(1, server["refused"]),
         "<= 5 ms %": 100 * server["refused_in_5_ms"] / max(1, server["refused"]),
+        "cancelled in server": server["cancelled"],
         "runs": server["runs"],
         "run ms": server["run_ms"] / max(1, server["runs"]),
         "late runs": server["late"],

@@ -86,7 +86,7 @@ class ModelStatistics:
         execution_count: runs; joined requests share one.
         last_inference_ms: milliseconds since the epoch of the last answer; 0: none yet.
         pending: requests taken and not answered yet.
-        late: requests that ran and whose deadline passed before the answer was there.
+        late: requests that ran in vain: their deadline passed before the answer was there.
     """
 
     def __init__(self, *, histograms: bool = True) -> None:

@@ -138,6 +138,24 @@ def test_who_is_left_over_by_a_turn_is_refused_at_its_deadline() -> None:
     on_bench(main)
 
 
+@pytest.mark.parametrize(("after_s", "late"), [(0.010, 0), (0.049, 1)])
+def test_a_caller_who_gives_up_at_its_deadline_is_counted_as_late(
+    after_s: float, late: int
+) -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher()
+        task = bench.ask(target, 1.0, in_s=0.050)
+        await turns()
+        await asyncio.to_thread(bench.started.acquire)
+        await bench.loop.turn_clock(after_s)
+        task.cancel()
+        await turns()
+        assert bench.statistics.late == late
+        bench.ready.release()
+
+    on_bench(main)
+
+
 def test_an_answer_after_its_deadline_is_counted_as_late() -> None:
     async def main(bench: Bench) -> None:
         target = bench.batcher()

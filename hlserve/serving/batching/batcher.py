@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from hlserve.errors import (
@@ -31,7 +30,7 @@ from hlserve.serving.batching.pending import (
     total_elements,
 )
 from hlserve.serving.batching.queue import RequestQueue
-from hlserve.serving.batching.run import BatchResult, BatchRun, Run
+from hlserve.serving.batching.run import BatchResult, BatchRun, InFlight, Run
 from hlserve.serving.batching.run_threads import RunThreads
 from hlserve.serving.batching_config import BatchingConfig
 from hlserve.serving.statistics import ModelStatistics, failure_reason
@@ -40,15 +39,8 @@ _LOG = logging.getLogger(__name__)
 
 # A timer fires late, by what the loop has to do first.
 _TIMER_SLACK_S = 0.005
-
-
-@dataclass(eq=False, slots=True)
-class _InFlight:
-    """A run in a worker."""
-
-    batch: list[Pending]
-    begun_s: float
-    until_s: float  # as expected
+# By its own clock a caller gives up before its deadline here: by as much as the request's way took.
+_GIVES_UP_EARLY_S = 0.010
 
 
 class DynamicBatcher:
@@ -99,7 +91,7 @@ class DynamicBatcher:
         # Who came since the turn was scheduled: most are answered in it, and need no timer.
         self._unwatched: list[Pending] = []
         self._busy = 0  # instances that run, or wait for threads
-        self._in_flight: list[_InFlight] = []
+        self._in_flight: list[InFlight] = []
 
     async def answer(
         self,
@@ -187,6 +179,10 @@ class DynamicBatcher:
         if pending.lane is not None:
             self._queue.remove(pending)
         self._answers.forget(pending)
+        if pending.deadline_s is None or not pending.answer.cancelled():
+            return
+        if self._clock_ns() / 1e9 >= pending.deadline_s - _GIVES_UP_EARLY_S:
+            self._count_in_vain(pending)
 
     # ----- waiting too long -----
 
@@ -204,11 +200,15 @@ class DynamicBatcher:
         self._unwatched.clear()
 
     def _expire(self, pending: Pending) -> None:
-        if pending.taken_ns and not pending.answer.done():
-            self._statistics.late += 1
-        self._admission.was_in_vain(pending.level)
+        if not pending.answer.done():
+            self._count_in_vain(pending)
         pending.fail(self._too_late())
         self._queue.remove(pending)
+
+    def _count_in_vain(self, pending: Pending) -> None:
+        self._admission.was_in_vain(pending.level)
+        if pending.taken_ns:
+            self._statistics.late += 1
 
     def _time_out(self, pending: Pending) -> None:
         if pending not in self._queue:
@@ -343,7 +343,7 @@ class DynamicBatcher:
         batch = self._take(first, now_ns)
         begun_s = now_ns / 1e9
         usual_s = self._times.expected(total_elements(batch)).mean_s + self._times.overhead_s
-        run = _InFlight(batch, begun_s, begun_s + usual_s)
+        run = InFlight(batch, begun_s, begun_s + usual_s)
         self._in_flight.append(run)
         try:
             future = loop.run_in_executor(self._threads.executor, self._runner, batch)
@@ -357,7 +357,7 @@ class DynamicBatcher:
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
-        run: _InFlight,
+        run: InFlight,
         future: asyncio.Future[BatchResult] | None,
     ) -> None:
         self._busy -= 1

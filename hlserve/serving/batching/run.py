@@ -51,6 +51,15 @@ class BatchResult:
     ended_ns: int = 0
 
 
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """A batch that a worker runs; until when is a guess."""
+
+    batch: list[Pending]
+    begun_s: float
+    until_s: float
+
+
 class BatchRun:
     """Runs batches of one model; safe from several threads at once where ``run`` is.
 
