@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hlserve.errors import ConfigError
+from hlserve.errors import ConfigError, InvalidRequestError
 
 # Triton's ModelQueuePolicy.TimeoutAction.
 TimeoutAction = Literal["REJECT", "DELAY"]
@@ -113,6 +113,19 @@ class BatchingConfig:
                 raise ConfigError(
                     f"a queue policy is given for priority {level}, expected 1 to {levels}"
                 )
+
+    def level(self, priority: int) -> int:
+        """The level of a request that states so much (0: nothing); without levels, 1.
+
+        Raises:
+            InvalidRequestError: there is no such level.
+        """
+        levels = self.priority_levels
+        if priority < 0 or (levels and priority > levels):
+            raise InvalidRequestError(
+                f"priority is {priority}, expected 0 (the default) to {levels}"
+            )
+        return (levels and priority) or self.default_priority_level or 1
 
     def policy(self, level: int) -> QueuePolicy:
         """What holds for a level."""

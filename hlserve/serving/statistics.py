@@ -12,7 +12,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hlserve import errors
 
@@ -66,8 +66,7 @@ class BatchStatistics:
     compute_output_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
+class Phases(NamedTuple):
     """What one request spent in each phase, nanoseconds."""
 
     queue_ns: int = 0
@@ -87,7 +86,7 @@ class ModelStatistics:
         execution_count: runs; joined requests share one.
         last_inference_ms: milliseconds since the epoch of the last answer; 0: none yet.
         pending: requests taken and not answered yet.
-        late: requests that ran and whose deadline passed before the answer was there.
+        late: requests that ran in vain: their deadline passed before the answer was there.
     """
 
     def __init__(self, *, histograms: bool = True) -> None:

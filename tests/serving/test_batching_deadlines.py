@@ -4,9 +4,7 @@ import asyncio
 
 import pytest
 
-from hlserve.errors import (
-    DeadlineExceededError,
-)
+from hlserve.errors import DeadlineExceededError, QueueTimeoutError
 from tests.serving.batching_bench import Bench, on_bench, turns
 
 
@@ -117,6 +115,43 @@ def test_a_request_that_can_no_longer_be_answered_in_time_does_not_run() -> None
         with pytest.raises(DeadlineExceededError, match=r"can no longer .* 8\.0 ms are left"):
             tight.result()
         assert bench.runs == [[0.0]]
+
+    on_bench(main)
+
+
+def test_who_is_left_over_by_a_turn_is_refused_at_its_deadline() -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher(max_rows=1)
+        first, left_over = bench.ask(target, 1.0), bench.ask(target, 2.0, in_s=0.005)
+        timed_out = bench.ask(target, 3.0, timeout_us=3000)
+        await turns()
+        assert not left_over.done()
+        await bench.loop.turn_clock(0.004)
+        with pytest.raises(QueueTimeoutError, match="waited 3 ms"):
+            timed_out.result()
+        await bench.loop.turn_clock(0.002)
+        with pytest.raises(DeadlineExceededError, match="the deadline passed"):
+            left_over.result()
+        await bench.finish(first)
+        assert bench.runs == [[1.0]]
+
+    on_bench(main)
+
+
+@pytest.mark.parametrize(("after_s", "late"), [(0.010, 0), (0.049, 1)])
+def test_a_caller_who_gives_up_at_its_deadline_is_counted_as_late(
+    after_s: float, late: int
+) -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher()
+        task = bench.ask(target, 1.0, in_s=0.050)
+        await turns()
+        await asyncio.to_thread(bench.started.acquire)
+        await bench.loop.turn_clock(after_s)
+        task.cancel()
+        await turns()
+        assert bench.statistics.late == late
+        bench.ready.release()
 
     on_bench(main)
 

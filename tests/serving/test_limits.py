@@ -1,6 +1,8 @@
 """What is too much is refused with the right status, and the next request is answered."""
 
 import concurrent.futures
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +81,24 @@ def test_a_request_beyond_the_most_at_once_is_refused_and_health_still_answers(
         assert all("1 requests are in flight" in str(error) for error in errors)
         assert {error.status for error in errors} == {"UNAVAILABLE"}  # type: ignore[attr-defined]
         assert client.infer("slow", models.slow_inputs(1)).outputs["y"].shape == (8, 256)
+
+
+def test_calls_that_wait_for_a_busy_loop_are_answered_and_not_cancelled(
+    narrow: RunningServer,
+) -> None:
+    """gRPC's core on its own cancels calls, without a word, as soon as 1,000 are not taken yet."""
+    is_over = threading.Event()
+    # Each a connection of its own; 1,024 calls may be on one.
+    channels = [grpc.insecure_channel(narrow.address, [("number", n)]) for n in range(3)]
+    narrow.loop.call_soon_threadsafe(is_over.wait, 20)
+    try:
+        calls = [channel.unary_unary(READY).future(b"") for channel in channels for _ in range(800)]
+    finally:
+        is_over.set()
+    statuses = Counter(call.code() for call in calls)  # waits for each
+    for channel in channels:
+        channel.close()
+    assert statuses == {grpc.StatusCode.OK: len(calls)}
 
 
 def sized(request_bytes: int) -> CallContext:

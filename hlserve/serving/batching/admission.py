@@ -21,8 +21,13 @@ from hlserve.serving.batching_config import BatchingConfig
 WAY_BACK_S = 0.002
 # Of the time that runs usually stray from their mean.
 _DEVIATIONS = 2.0
-# Of the time in the queue. Under overload a shorter queue costs no throughput, a wrong guess a run.
-_QUEUE_MARGIN = 0.25
+# Of the time in the queue, at first. It grows with every request that was admitted in vain and
+# shrinks with every one that was not, so that in the long run one in _TIMES_IN_TIME is admitted in
+# vain, however unevenly the machine runs. Under overload a shorter queue costs no throughput, and
+# a refusal at once is worth more than one at the deadline.
+_LEAST_MARGIN, _MOST_MARGIN = 0.25, 4.0
+_MARGIN_STEP = 0.25
+_TIMES_IN_TIME = 500
 
 
 class Admission:
@@ -50,6 +55,17 @@ class Admission:
         self._times = times
         self._instances = instances
         self._label = label
+        # One a level: what higher levels do to the lowest must not make those refuse more.
+        self._margins = [_LEAST_MARGIN] * (max(1, config.priority_levels) + 1)
+
+    def was_in_vain(self, level: int) -> None:
+        """A request was admitted, and its deadline could not be met after all."""
+        self._margins[level] = min(_MOST_MARGIN, self._margins[level] + _MARGIN_STEP)
+
+    def was_in_time(self, level: int) -> None:
+        """A request was admitted, and answered before its deadline."""
+        if self._margins[level] > _LEAST_MARGIN:
+            self._margins[level] -= _MARGIN_STEP / _TIMES_IN_TIME
 
     def check(self, pending: Pending, now_s: float, running_until_s: Sequence[float]) -> None:
         """Checks a request that comes now.
@@ -108,4 +124,4 @@ class Admission:
         queue_s += _DEVIATIONS * full.deviation_s * math.sqrt(rounds)
         if len(running_until_s) >= self._instances:
             queue_s += max(0.0, min(running_until_s) - now_s)
-        return (1 + _QUEUE_MARGIN) * queue_s + self.least_s(own_elements)
+        return (1 + self._margins[pending.level]) * queue_s + self.least_s(own_elements)

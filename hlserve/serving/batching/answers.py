@@ -35,6 +35,8 @@ class Answers:
 
     def forget(self, pending: Pending) -> None:
         """Its caller has what there is, or went away: nobody waits for it."""
+        if not self._in_order:
+            return
         line = self._lines.get(pending.level)
         if line is not None and line.pop(pending, self) is not self:
             self._hand_over_first(line)

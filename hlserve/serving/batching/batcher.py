@@ -11,38 +11,36 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from hlserve.errors import (
     DeadlineExceededError,
-    InvalidRequestError,
     QueueTimeoutError,
     ShuttingDownError,
 )
 from hlserve.serving.batching.admission import Admission
 from hlserve.serving.batching.answers import Answers
 from hlserve.serving.batching.estimates import INLINE_RUN_S, RunTimes
-from hlserve.serving.batching.pending import Answer, Array, Outputs, Pending, total_elements
+from hlserve.serving.batching.pending import (
+    Answer,
+    Array,
+    Outputs,
+    Pending,
+    join_key,
+    total_elements,
+)
 from hlserve.serving.batching.queue import RequestQueue
-from hlserve.serving.batching.run import BatchResult, BatchRun, Execution, Run
+from hlserve.serving.batching.run import BatchResult, BatchRun, InFlight, Run
 from hlserve.serving.batching.run_threads import RunThreads
 from hlserve.serving.batching_config import BatchingConfig
-from hlserve.serving.statistics import ModelStatistics, Phases, failure_reason
+from hlserve.serving.statistics import ModelStatistics, failure_reason
 
 _LOG = logging.getLogger(__name__)
 
 # A timer fires late, by what the loop has to do first.
 _TIMER_SLACK_S = 0.005
-
-
-@dataclass(eq=False, slots=True)
-class _InFlight:
-    """A run in a worker."""
-
-    batch: list[Pending]
-    begun_s: float
-    until_s: float  # as expected
+# By its own clock a caller gives up before its deadline here: by as much as the request's way took.
+_GIVES_UP_EARLY_S = 0.010
 
 
 class DynamicBatcher:
@@ -90,8 +88,10 @@ class DynamicBatcher:
         self._answers = Answers(in_order=config.preserve_ordering)
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        # Who came since the turn was scheduled: most are answered in it, and need no timer.
+        self._unwatched: list[Pending] = []
         self._busy = 0  # instances that run, or wait for threads
-        self._in_flight: list[_InFlight] = []
+        self._in_flight: list[InFlight] = []
 
     async def answer(
         self,
@@ -121,16 +121,26 @@ class DynamicBatcher:
         """
         begun_ns = self._clock_ns()
         self._statistics.pending += 1
+        pending = None
         try:
-            level = self._level(priority)
             loop = asyncio.get_running_loop()
-            pending = self._pending(inputs, outputs, deadline_s, level, loop.create_future())
-            answer = await self._wait(pending, timeout_us, loop)
+            level = self._config.level(priority)
+            names = tuple(outputs) if len(outputs) == 1 else tuple(sorted(outputs))
+            rows, key = self._rows_and_key(inputs, names)
+            future: asyncio.Future[Answer] = loop.create_future()
+            pending = Pending(inputs, names, rows, key, level, begun_ns, deadline_s, future)
+            pending.timeout_s = self._config.policy(level).timeout_s(timeout_us / 1e6)
+            self._enter(pending, loop)
+            answer = await future
         except BaseException as error:
             self._statistics.failed(failure_reason(error), self._clock_ns() - begun_ns)
             raise
         finally:
             self._statistics.pending -= 1
+            if pending is not None:
+                self._leave(pending)
+        if deadline_s is not None:
+            self._admission.was_in_time(pending.level)
         self._statistics.answered(pending.rows, self._clock_ns() - begun_ns, answer.phases)
         return answer
 
@@ -140,68 +150,67 @@ class DynamicBatcher:
         """The outputs alone, asked for without a priority; raises as ``answer``."""
         return (await self.answer(inputs, outputs, deadline_s)).outputs
 
-    def _level(self, priority: int) -> int:
-        levels = self._config.priority_levels
-        if priority < 0 or (levels and priority > levels):
-            raise InvalidRequestError(
-                f"priority is {priority}, expected 0 (the default) to {levels}"
-            )
-        return (levels and priority) or self._config.default_priority_level or 1
+    def _rows_and_key(
+        self, inputs: Mapping[str, Array], names: tuple[str, ...]
+    ) -> tuple[int, object | None]:
+        if not self._joins:
+            return 1, None
+        rows = next(iter(inputs.values())).shape[0]
+        return rows, join_key(inputs, names) if 0 < rows < self._config.max_rows else None
 
-    def _pending(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        deadline_s: float | None,
-        level: int,
-        answer: asyncio.Future[Answer],
-    ) -> Pending:
-        names = tuple(sorted(outputs))
-        rows, key = 1, None
-        if self._joins:
-            rows = next(iter(inputs.values())).shape[0]
-            if 0 < rows < self._config.max_rows:
-                shapes = {name: (a.shape[1:], a.dtype.str) for name, a in inputs.items()}
-                key = (names, tuple(sorted(shapes.items())))
-        now_ns = self._clock_ns()
-        return Pending(inputs, names, rows, key, level, now_ns, deadline_s, answer)
-
-    async def _wait(
-        self, pending: Pending, timeout_us: int, loop: asyncio.AbstractEventLoop
-    ) -> Answer:
-        now_s = pending.arrived_ns / 1e9
-        if not pending.is_wanted(now_s):
-            raise self._too_late()
-        self._admission.check(pending, now_s, [run.until_s for run in self._in_flight])
+    def _enter(self, pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
+        if pending.deadline_s is not None:
+            now_s = pending.arrived_ns / 1e9
+            if now_s >= pending.deadline_s:
+                raise self._too_late()
+            self._admission.check(pending, now_s, [run.until_s for run in self._in_flight])
         self._queue.add(pending)
         self._answers.expect(pending)
-        try:
-            self._watch(pending, timeout_us, loop)
-            self._schedule(pending, loop)
-            return await pending.answer
-        finally:
+        self._schedule(pending, loop)
+        if self._turn is None:
+            self._watch(pending, loop)
+        else:
+            self._unwatched.append(pending)
+
+    def _leave(self, pending: Pending) -> None:
+        """Nothing of it stays, however it ended."""
+        if pending.timers:
             pending.stop_timers()
+        if pending.lane is not None:
             self._queue.remove(pending)
-            self._answers.forget(pending)
+        self._answers.forget(pending)
+        if pending.deadline_s is None or not pending.answer.cancelled():
+            return
+        if self._clock_ns() / 1e9 >= pending.deadline_s - _GIVES_UP_EARLY_S:
+            self._count_in_vain(pending)
 
     # ----- waiting too long -----
 
-    def _watch(self, pending: Pending, timeout_us: int, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch(self, pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
         if pending.deadline_s is not None:
-            pending.timers.append(loop.call_at(pending.deadline_s, self._expire, pending))
-        policy = self._config.policy(pending.level)
-        timeout_s = policy.timeout_s(timeout_us / 1e6) if timeout_us else policy.default_timeout_s
-        if timeout_s > 0:
-            at_s = pending.arrived_ns / 1e9 + timeout_s
-            pending.timers.append(loop.call_at(at_s, self._time_out, pending, timeout_s))
+            pending.timers += (loop.call_at(pending.deadline_s, self._expire, pending),)
+        if pending.timeout_s > 0:
+            at_s = pending.arrived_ns / 1e9 + pending.timeout_s
+            pending.timers += (loop.call_at(at_s, self._time_out, pending),)
+
+    def _watch_the_rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        for pending in self._unwatched:
+            if not pending.answer.done():
+                self._watch(pending, loop)
+        self._unwatched.clear()
 
     def _expire(self, pending: Pending) -> None:
-        if pending.taken_ns and not pending.answer.done():
-            self._statistics.late += 1
+        if not pending.answer.done():
+            self._count_in_vain(pending)
         pending.fail(self._too_late())
         self._queue.remove(pending)
 
-    def _time_out(self, pending: Pending, timeout_s: float) -> None:
+    def _count_in_vain(self, pending: Pending) -> None:
+        self._admission.was_in_vain(pending.level)
+        if pending.taken_ns:
+            self._statistics.late += 1
+
+    def _time_out(self, pending: Pending) -> None:
         if pending not in self._queue:
             return  # it runs: the timeout is of the queue only
         if self._config.policy(pending.level).timeout_action == "DELAY":
@@ -210,8 +219,8 @@ class DynamicBatcher:
         self._queue.remove(pending)
         pending.fail(
             QueueTimeoutError(
-                f"{self._label}: the request waited {timeout_s * 1000:g} ms, its timeout in the "
-                f"queue; try again later"
+                f"{self._label}: the request waited {pending.timeout_s * 1000:g} ms, its timeout "
+                f"in the queue; try again later"
             )
         )
 
@@ -224,8 +233,10 @@ class DynamicBatcher:
         if self._busy >= self._instances or self._turn is not None:
             return  # the end of a run, or the turn, takes it
         delay_s = self._config.max_queue_delay_s
-        is_enough = self._queue.rows_like(pending) >= self._config.enough_rows
-        if delay_s <= 0 or pending.key is None or is_enough:
+        if delay_s <= 0 or pending.key is None:
+            self._go_soon(loop)
+            return
+        if self._queue.rows_like(pending) >= self._config.enough_rows:
             self._go_soon(loop)
             return
         at_s = pending.arrived_ns / 1e9 + delay_s
@@ -237,7 +248,11 @@ class DynamicBatcher:
 
     def _go_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._turn is None:
-            self._turn = loop.call_soon(self._go, loop)
+            self._turn = loop.call_soon(self._take_turn, loop)
+
+    def _take_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turn = None
+        self._go(loop)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -249,14 +264,21 @@ class DynamicBatcher:
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
+        self._start_runs(loop)
+        if self._unwatched:
+            self._watch_the_rest(loop)
+
+    def _start_runs(self, loop: asyncio.AbstractEventLoop) -> None:
         waiting = len(self._queue)
         while waiting and self._busy < self._instances:
-            first = self._first()
+            now_ns = self._clock_ns()
+            first = self._queue.first(partial(self._is_worth_running, now_ns / 1e9))
             if first is None:
                 return
-            if self._is_short(first):
-                self._run_inline(first)
+            if self._times.measured_s(self._batch_elements(first)) <= INLINE_RUN_S:
+                self._run_inline(first, now_ns)
                 if len(self._queue):
                     self._go_soon(loop)
                 return
@@ -265,9 +287,6 @@ class DynamicBatcher:
             if len(self._queue) == waiting:  # the threads are taken: it starts when they are free
                 return
             waiting = len(self._queue)
-
-    def _first(self) -> Pending | None:
-        return self._queue.first(partial(self._is_worth_running, self._clock_ns() / 1e9))
 
     def _is_worth_running(self, now_s: float, pending: Pending) -> bool:
         """Whether the answer is still wanted, and can come in time."""
@@ -278,6 +297,7 @@ class DynamicBatcher:
             return True
         if not self._in_flight:
             self._times.relax()
+        self._admission.was_in_vain(pending.level)
         pending.fail(
             DeadlineExceededError(
                 f"{self._label}: the request can no longer be answered in time: its run takes "
@@ -292,38 +312,38 @@ class DynamicBatcher:
 
     def _batch_elements(self, first: Pending) -> int:
         """Of the batch that would be taken now."""
-        rows = min(self._queue.rows_like(first), max(first.rows, self._config.max_rows))
+        rows = self._queue.rows_like(first)
+        if rows == first.rows:
+            return first.elements
+        rows = min(rows, max(first.rows, self._config.max_rows))
         return first.elements * rows // max(1, first.rows)
-
-    def _is_short(self, first: Pending) -> bool:
-        return self._times.measured_s(self._batch_elements(first)) <= INLINE_RUN_S
 
     # ----- the runs -----
 
-    def _take(self, first: Pending) -> list[Pending]:
-        now_ns = self._clock_ns()
+    def _take(self, first: Pending, now_ns: int) -> list[Pending]:
         batch = self._queue.take(first, partial(self._is_worth_running, now_ns / 1e9))
         for pending in batch:
             pending.taken_ns = now_ns
         return batch
 
-    def _run_inline(self, first: Pending) -> None:
-        batch = self._take(first)
+    def _run_inline(self, first: Pending, now_ns: int) -> None:
+        batch = self._take(first, now_ns)
         result = self._runner(batch)
         self._record(result)
         self._deliver(batch, result)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called when threads are free; only now the batch is formed."""
-        first = self._first()
+        now_ns = self._clock_ns()
+        first = self._queue.first(partial(self._is_worth_running, now_ns / 1e9))
         if first is None:
             self._busy -= 1
             self._threads.release(self._threads_a_run)
             return
-        batch = self._take(first)
-        begun_s = self._clock_ns() / 1e9
+        batch = self._take(first, now_ns)
+        begun_s = now_ns / 1e9
         usual_s = self._times.expected(total_elements(batch)).mean_s + self._times.overhead_s
-        run = _InFlight(batch, begun_s, begun_s + usual_s)
+        run = InFlight(batch, begun_s, begun_s + usual_s)
         self._in_flight.append(run)
         try:
             future = loop.run_in_executor(self._threads.executor, self._runner, batch)
@@ -337,7 +357,7 @@ class DynamicBatcher:
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
-        run: _InFlight,
+        run: InFlight,
         future: asyncio.Future[BatchResult] | None,
     ) -> None:
         self._busy -= 1
@@ -376,13 +396,5 @@ class DynamicBatcher:
             elif isinstance(answer, Exception):
                 self._answers.give(pending, answer)
             else:
-                self._answers.give(pending, Answer(answer[0], _phases(pending, answer[1])))
-
-
-def _phases(pending: Pending, execution: Execution) -> Phases:
-    return Phases(
-        queue_ns=pending.taken_ns - pending.arrived_ns,
-        compute_input_ns=execution.input_ns,
-        compute_infer_ns=execution.infer_ns,
-        compute_output_ns=execution.output_ns,
-    )
+                phases = answer[1].phases(pending.taken_ns - pending.arrived_ns)
+                self._answers.give(pending, Answer(answer[0], phases))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Pending:
         size_bytes: of all inputs.
         taken_ns: when it left the queue for a run; 0: not yet.
         lane: which line of the queue it stands in; None: in none.
+        timeout_s: the longest wait in the queue; 0: as long as it takes.
         timers: what fires when it has waited too long.
     """
 
@@ -54,19 +55,21 @@ class Pending:
     size_bytes: int = 0
     taken_ns: int = 0
     lane: int | None = None
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    timeout_s: float = 0.0
+    timers: tuple[asyncio.TimerHandle, ...] = ()
 
     def __post_init__(self) -> None:
         for array in self.inputs.values():
             self.elements += array.size
             self.size_bytes += array.nbytes
-            if array.dtype.kind == "O":  # pointers; the text lies elsewhere
+            if array.dtype.hasobject:  # pointers; the text lies elsewhere
                 self.size_bytes += sum(len(element) for element in array.ravel().tolist())
 
     def is_wanted(self, now_s: float) -> bool:
         """Whether somebody still waits for the answer."""
-        in_time = self.deadline_s is None or now_s < self.deadline_s
-        return in_time and not self.answer.done()
+        if self.deadline_s is not None and now_s >= self.deadline_s:
+            return False
+        return not self.answer.done()
 
     def fail(self, error: Exception) -> None:
         """Answers with an error, unless the caller has gone."""
@@ -77,7 +80,20 @@ class Pending:
         """Nothing fires any more."""
         for timer in self.timers:
             timer.cancel()
-        self.timers.clear()
+        self.timers = ()
+
+
+def join_key(inputs: Mapping[str, Array], names: tuple[str, ...]) -> object:
+    """The same for requests whose rows may run together: like inputs, the same outputs.
+
+    Args:
+        inputs: by name, rows first.
+        names: the outputs asked for, sorted.
+    """
+    if len(inputs) == 1:
+        [(name, array)] = inputs.items()
+        return names, name, array.shape[1:], array.dtype
+    return names, tuple(sorted((n, a.shape[1:], a.dtype.str) for n, a in inputs.items()))
 
 
 def total_elements(batch: Sequence[Pending]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hlserve.errors import QueueFullError
 from hlserve.serving.batching.pending import Pending
@@ -14,8 +15,7 @@ from hlserve.serving.batching_config import BatchingConfig
 _Line = OrderedDict[Pending, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(NamedTuple):
     """What is served before a request of some level that came now."""
 
     requests: int
@@ -36,6 +36,7 @@ class RequestQueue:
         self._label = label
         # Two lanes a level: those in time, then those that a DELAY policy moved back.
         self._lanes = [_Lane() for _ in range(2 * max(1, config.priority_levels))]
+        self._rows_by_key: dict[object, int] = {}
         self._count = 0
         self._rows = 0
         self._size_bytes = 0
@@ -59,14 +60,23 @@ class RequestQueue:
         self._count += 1
         self._rows += pending.rows
         self._size_bytes += pending.size_bytes
+        if pending.key is not None:
+            self._rows_by_key[pending.key] = self._rows_by_key.get(pending.key, 0) + pending.rows
 
     def remove(self, pending: Pending) -> None:
         """Lets one go, if it is here."""
-        if pending.lane is not None:
-            self._lanes[pending.lane].remove(pending)
-            self._count -= 1
-            self._rows -= pending.rows
-            self._size_bytes -= pending.size_bytes
+        if pending.lane is None:
+            return
+        self._lanes[pending.lane].remove(pending)
+        self._count -= 1
+        self._rows -= pending.rows
+        self._size_bytes -= pending.size_bytes
+        if pending.key is not None:
+            rows = self._rows_by_key[pending.key] - pending.rows
+            if rows:
+                self._rows_by_key[pending.key] = rows
+            else:  # shapes that come no more must not stay
+                del self._rows_by_key[pending.key]
 
     def delay(self, pending: Pending) -> None:
         """Moves one behind all others of its level."""
@@ -76,6 +86,9 @@ class RequestQueue:
 
     def ahead(self, level: int) -> Ahead:
         """What waits in this level and the higher ones; the delayed of this level come later."""
+        if level == 1:  # nearly always
+            lane = self._lanes[0]
+            return Ahead(len(lane.line), lane.rows, lane.elements)
         lanes = self._lanes[: 2 * level - 1]
         return Ahead(
             requests=sum(len(lane.line) for lane in lanes),
@@ -87,7 +100,7 @@ class RequestQueue:
         """The waiting rows that could run together with it, itself included."""
         if pending.key is None:
             return pending.rows
-        return sum(lane.rows_by_key.get(pending.key, 0) for lane in self._lanes)
+        return self._rows_by_key.get(pending.key, 0)
 
     def first(self, is_wanted: Callable[[Pending], bool]) -> Pending | None:
         """Whose turn it is; those that nobody wants any more leave."""
@@ -130,9 +143,11 @@ class RequestQueue:
             waiting = f"{self._size_bytes} bytes wait"
             raise self._full(waiting, pending.size_bytes, self._config.max_queue_bytes)
         limit = self._config.policy(pending.level).max_queue_size
+        if not limit:
+            return
         lanes = self._lanes[2 * pending.level - 2 : 2 * pending.level]
         requests = sum(len(lane.line) for lane in lanes)
-        if limit and requests + 1 > limit:
+        if requests + 1 > limit:
             raise self._full(f"{requests} requests of this priority wait", 1, limit)
 
     def _full(self, waiting: str, more: int, limit: int) -> QueueFullError:
@@ -148,7 +163,6 @@ class _Lane:
 
     line: _Line = field(default_factory=OrderedDict)
     by_key: dict[object, _Line] = field(default_factory=dict)
-    rows_by_key: dict[object, int] = field(default_factory=dict)
     rows: int = 0
     elements: int = 0
 
@@ -157,8 +171,10 @@ class _Lane:
         self.rows += pending.rows
         self.elements += pending.elements
         if pending.key is not None:
-            self.by_key.setdefault(pending.key, OrderedDict())[pending] = None
-            self.rows_by_key[pending.key] = self.rows_by_key.get(pending.key, 0) + pending.rows
+            line = self.by_key.get(pending.key)
+            if line is None:
+                line = self.by_key[pending.key] = OrderedDict()
+            line[pending] = None
 
     def remove(self, pending: Pending) -> None:
         pending.lane = None
@@ -169,6 +185,5 @@ class _Lane:
             return
         line = self.by_key[pending.key]
         del line[pending]
-        self.rows_by_key[pending.key] -= pending.rows
         if not line:  # shapes that come no more must not stay
-            del self.by_key[pending.key], self.rows_by_key[pending.key]
+            del self.by_key[pending.key]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hlserve.serving.batching.pending import Array, Outputs, Pending, total_elements
+from hlserve.serving.statistics import Phases
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], Outputs]
 
@@ -24,6 +25,10 @@ class Execution(NamedTuple):
     input_ns: int
     infer_ns: int
     output_ns: int
+
+    def phases(self, queue_ns: int) -> Phases:
+        """Where the time of one of its requests went, which waited so long."""
+        return Phases(queue_ns, self.input_ns, self.infer_ns, self.output_ns)
 
 
 @dataclass(slots=True)
@@ -46,6 +51,15 @@ class BatchResult:
     ended_ns: int = 0
 
 
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """A batch that a worker runs; until when is a guess."""
+
+    batch: list[Pending]
+    begun_s: float
+    until_s: float
+
+
 class BatchRun:
     """Runs batches of one model; safe from several threads at once where ``run`` is.
 
@@ -66,10 +80,14 @@ class BatchRun:
         Never raises: an error that reached nobody would leave its callers waiting.
         """
         result = BatchResult(started_ns=self._clock_ns())
+        if len(batch) == 1:
+            result.answers.append(self._alone(batch[0], result, result.started_ns))
+            result.ended_ns = self._clock_ns()
+            return result
         wanted = [pending for pending in batch if pending.is_wanted(result.started_ns / 1e9)]
         joined = self._joined(wanted, result) if len(wanted) > 1 else None
         if joined is None:
-            result.answers = [self._alone(pending, result) for pending in batch]
+            result.answers = [self._alone(p, result, self._clock_ns()) for p in batch]
         else:
             by_request = dict(zip(wanted, joined, strict=True))
             execution = result.executions[-1]
@@ -109,9 +127,8 @@ class BatchRun:
         return answers
 
     def _alone(
-        self, pending: Pending, result: BatchResult
+        self, pending: Pending, result: BatchResult, begun_ns: int
     ) -> tuple[Outputs, Execution] | Exception | None:
-        begun_ns = self._clock_ns()
         if not pending.is_wanted(begun_ns / 1e9):
             return None
         try:
