@@ -19,6 +19,8 @@ from hlserve.serving.overrides import Overrides, private_folder
 
 _LOG = logging.getLogger(__name__)
 
+_M_ARENA_MAX = -8  # glibc's malloc.h
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -129,6 +131,17 @@ def give_memory_back() -> None:
     """Makes the C library return what it has freed; without glibc this does nothing."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        return
+
+
+def share_heaps() -> None:
+    """Lets threads share two heaps: one each would keep what it once held at its peak.
+
+    For the process that serves, at its start; without glibc this does nothing.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
     except (AttributeError, OSError):
         return
 

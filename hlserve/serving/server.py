@@ -17,6 +17,7 @@ from hlserve.serving.config import ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.keys import ApiKeys
 from hlserve.serving.listening import Listening
+from hlserve.serving.loading import share_heaps
 from hlserve.serving.logs import CallLog
 from hlserve.serving.metrics import CallCounter, MetricsServer, from_other_threads
 from hlserve.serving.model import ServedModel
@@ -219,6 +220,7 @@ async def serve(
         RepositoryError: no model could be loaded.
         UnavailableError: the address cannot be bound.
     """
+    share_heaps()
     stopping = asyncio.Event()
     _on_signals(stopping)
     worker = None if worker_descriptor is None else await Worker.connect(worker_descriptor)
