@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf import json_format
 
 from hlserve.errors import ConfigError
 from hlserve.pb.messages import model_config
+
+Transport = Literal["grpcio", "http2"]
 
 _MAX_THREADS = 1024
 
@@ -51,6 +53,7 @@ class ServerConfig:
     provider: str = "cpu"
     intra_op_threads: int = 1
     drain_timeout_s: float = 30.0
+    transport: Transport = "grpcio"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from hlserve.repository import Repository
-from hlserve.serving.config import ServerConfig
+from hlserve.serving.config import ServerConfig, Transport
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.model import ServedModel
 from hlserve.serving.providers import execution_providers
@@ -18,6 +18,12 @@ from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import Calls
 from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.grpcio import GrpcioServer
+from hlserve.serving.transports.http2 import Http2Server
+
+TRANSPORTS: dict[Transport, type[GrpcioServer] | type[Http2Server]] = {
+    "grpcio": GrpcioServer,
+    "http2": Http2Server,
+}
 
 # After the last answer was made, its bytes still have to leave.
 _LAST_BYTES_GRACE_S = 1.0
@@ -44,7 +50,9 @@ class Server:
         self._executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hlserve-run")
         self._store = ModelStore(Repository(config.models), config, self._executor)
         self._data_plane = DataPlane(self._store)
-        self._transport = GrpcioServer(Entry(Calls(self._data_plane)), config.host, config.port)
+        entry = Entry(Calls(self._data_plane))
+        make = TRANSPORTS[config.transport]
+        self._transport = make(entry, config.host, config.port)
 
     @property
     def port(self) -> int:

@@ -18,7 +18,7 @@ from hlserve.pb.messages import health, inference, message_class
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
 from hlserve.serving.dataplane import DataPlane
-from hlserve.serving.request import InferRequest
+from hlserve.serving.request import InferRequest, InferResponse
 
 # Parameters of a tensor that ask for an extension of the protocol.
 _REFUSED_PARAMETERS = ("shared_memory_region", "classification")
@@ -134,6 +134,10 @@ class Calls:
             id=answer.request_id,
         )
         return codec.encode_outputs(response, answer.outputs)
+
+    async def infer(self, request: InferRequest, context: CallContext) -> InferResponse:
+        """``model_infer`` for a transport that reads and writes plain requests by itself."""
+        return await self._data_plane.model_infer(request)
 
     async def health_check(
         self, request: health.HealthCheckRequest, context: CallContext

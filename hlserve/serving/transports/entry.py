@@ -6,13 +6,19 @@ a log line). Each transport takes its calls from ``Entry``, so a stage is writte
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from hlserve.rpcs import Rpc
+from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.transports.calls import CallContext, Calls, StreamCall, UnaryCall
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Call = Callable[[Request, CallContext], Awaitable[Response]]
+InferCall = Call[InferRequest, InferResponse]
 
 
 class Stage(Protocol):
@@ -46,11 +52,17 @@ class Entry:
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
-        call = self._calls.unary(rpc)
+        return self._staged(self._calls.unary(rpc))
+
+    def infer(self) -> InferCall:
+        """The ModelInfer call for a transport that reads and writes plain requests by itself."""
+        return self._staged(self._calls.infer)
+
+    def _staged(self, call: Call[Request, Response]) -> Call[Request, Response]:
         if not self._stages:
             return call
 
-        async def staged(request: Any, context: CallContext) -> Message:
+        async def staged(request: Request, context: CallContext) -> Response:
             with _Staged(self._stages, context):
                 return await call(request, context)
 

@@ -1,0 +1,125 @@
+"""What the headers of a request say: an HTTP/2 request (RFC 9113, section 8.3) that is a gRPC call.
+
+Made once for each different header block, so it holds nothing of one call alone; a deadline is
+kept as the seconds that the client gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hlserve.serving.transports.http2 import grpc_status
+from hlserve.serving.transports.http2.connection import MalformedRequestError
+from hlserve.serving.transports.http2.grpc_framing import ENCODINGS
+from hlserve.serving.transports.http2.headers import Field
+
+_PSEUDO = (":method", ":scheme", ":path", ":authority")
+# Section 8.2.2: they belong to one HTTP/1 connection.
+_FORBIDDEN = frozenset(
+    ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade")
+)
+# Not the client's metadata: they speak to the transport. grpcio hides the same ones.
+_TRANSPORT = frozenset(("te", "content-type", "grpc-encoding", "grpc-timeout", "content-length"))
+_TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_MAX_TIMEOUT_DIGITS = 8
+_BAD_NAME_BYTES = bytes(range(0x21)) + bytes(range(0x41, 0x5B)) + bytes(range(0x7F, 0x100))
+_BAD_VALUE_BYTES = b"\0\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request's headers.
+
+    Attributes:
+        path: the method called; empty where ``refusal`` is set.
+        timeout_s: from ``grpc-timeout``; None: no deadline.
+        encoding: from ``grpc-encoding``.
+        metadata: the client's own headers; several of one name are joined by commas; binary ones
+            (``-bin``) are left out.
+        refusal: the block that answers a request which is no call; None: it is one.
+    """
+
+    path: str
+    timeout_s: float | None = None
+    encoding: str = "identity"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    refusal: bytes | None = None
+
+
+def request_head(fields: list[Field]) -> RequestHead:
+    """Reads a header block.
+
+    Raises:
+        MalformedRequestError: it is no HTTP/2 request.
+    """
+    pseudo, headers = _split(fields)
+    refusal = _refusal(pseudo, headers)
+    if refusal is not None:
+        return RequestHead("", refusal=refusal)
+    metadata = {n: v for n, v in headers.items() if n not in _TRANSPORT and n[-4:] != "-bin"}
+    try:
+        timeout_s = parse_timeout_s(headers.get("grpc-timeout"))
+    except ValueError as error:
+        return RequestHead("", refusal=grpc_status.trailers_only("INTERNAL", str(error)))
+    return RequestHead(
+        path=pseudo[":path"],
+        timeout_s=timeout_s,
+        encoding=headers.get("grpc-encoding", "identity"),
+        metadata=metadata,
+    )
+
+
+def _split(fields: list[Field]) -> tuple[dict[str, str], dict[str, str]]:
+    """Pseudo-headers and others by name, checked as sections 8.2 and 8.3 ask."""
+    pseudo: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in fields:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name[:1] == ":":
+            if headers or name in pseudo or name not in _PSEUDO:
+                raise MalformedRequestError(f"pseudo-header {name!r}")
+            pseudo[name] = value
+            continue
+        if not name or raw_name.translate(None, _BAD_NAME_BYTES) != raw_name or ":" in name:
+            raise MalformedRequestError(f"header name {name!r}")
+        if name in _FORBIDDEN or (name == "te" and value != "trailers"):
+            raise MalformedRequestError(f"header {name!r}")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+        if raw_value.translate(None, _BAD_VALUE_BYTES) != raw_value:
+            raise MalformedRequestError(f"value of header {name!r}")
+    if not pseudo.get(":path") or ":method" not in pseudo or ":scheme" not in pseudo:
+        raise MalformedRequestError("a pseudo-header is missing")
+    return pseudo, headers
+
+
+def _refusal(pseudo: Mapping[str, str], headers: Mapping[str, str]) -> bytes | None:
+    if pseudo[":method"] != "POST":
+        return grpc_status.http_error(405, "gRPC calls are POST")
+    content_type = headers.get("content-type", "")
+    if content_type.partition(";")[0].strip() not in ("application/grpc", "application/grpc+proto"):
+        return grpc_status.http_error(
+            415, f"content-type is {content_type[:100]!r}, expected application/grpc"
+        )
+    encoding = headers.get("grpc-encoding", "identity")
+    if encoding not in ENCODINGS:
+        return grpc_status.trailers_only(
+            "UNIMPLEMENTED", f"grpc-encoding is {encoding[:100]!r}, expected one of {ENCODINGS}"
+        )
+    return None
+
+
+def parse_timeout_s(text: str | None) -> float | None:
+    """Seconds from ``grpc-timeout``: at most 8 digits and a unit.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text is None:
+        return None
+    digits, unit = text[:-1], _TIMEOUT_UNITS_S.get(text[-1:])
+    if unit is None or not digits.isascii() or not digits.isdigit():
+        raise ValueError(f"grpc-timeout is {text[:20]!r}, expected digits and one of HMSmun")
+    if len(digits) > _MAX_TIMEOUT_DIGITS:
+        raise ValueError(f"grpc-timeout is {text[:20]!r}, expected at most 8 digits")
+    return int(digits) * unit
