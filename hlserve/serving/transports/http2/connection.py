@@ -247,8 +247,8 @@ class Connection(Generic[Head]):
         stream = self.streams.get(number)
         if stream is None:
             self._frame_on_closed(number)
-            return
-        if stream.has_ended:
+            self._control()
+        elif stream.has_ended:
             self.reset(stream, ErrorCode.STREAM_CLOSED)
         elif not ends:
             self.reset(stream, ErrorCode.PROTOCOL_ERROR)
@@ -266,6 +266,8 @@ class Connection(Generic[Head]):
         if stream is None:
             _expect(number != 0 and number <= self._last_stream, "DATA on an idle stream")
             self._frame_on_closed(number)
+            if not payload:
+                self._control()
             return
         if stream.has_ended:
             self.reset(stream, ErrorCode.STREAM_CLOSED)
@@ -331,7 +333,6 @@ class Connection(Generic[Head]):
         _expect(number & 1 == 1, "a frame on a stream that nobody opened")
         if number not in self._reset_by_us:
             raise ConnectionFaultError(ErrorCode.STREAM_CLOSED, f"stream {number} was closed")
-        self._control()
 
     def _rst_stream(self, number: int, payload: bytes) -> None:
         _expect_bytes(payload, 4, "RST_STREAM")

@@ -19,8 +19,8 @@ _PSEUDO = (":method", ":scheme", ":path", ":authority")
 _FORBIDDEN = frozenset(
     ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade")
 )
-# Not the client's metadata: they speak to the transport. grpcio hides the same ones.
-_TRANSPORT = frozenset(("te", "content-type", "grpc-encoding", "grpc-timeout", "content-length"))
+# Not the client's metadata: they speak to the transport, as everything that begins with ``grpc-``.
+_TRANSPORT = frozenset(("te", "content-type", "content-length"))
 _TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MAX_TIMEOUT_DIGITS = 8
 _BAD_NAME_BYTES = bytes(range(0x21)) + bytes(range(0x41, 0x5B)) + bytes(range(0x7F, 0x100))
@@ -57,7 +57,7 @@ def request_head(fields: list[Field]) -> RequestHead:
     refusal = _refusal(pseudo, headers)
     if refusal is not None:
         return RequestHead("", refusal=refusal)
-    metadata = {n: v for n, v in headers.items() if n not in _TRANSPORT and n[-4:] != "-bin"}
+    metadata = {n: v for n, v in headers.items() if _is_metadata(n)}
     try:
         timeout_s = parse_timeout_s(headers.get("grpc-timeout"))
     except ValueError as error:
@@ -107,6 +107,10 @@ def _refusal(pseudo: Mapping[str, str], headers: Mapping[str, str]) -> bytes | N
             "UNIMPLEMENTED", f"grpc-encoding is {encoding[:100]!r}, expected one of {ENCODINGS}"
         )
     return None
+
+
+def _is_metadata(name: str) -> bool:
+    return not (name in _TRANSPORT or name.startswith("grpc-") or name.endswith("-bin"))
 
 
 def parse_timeout_s(text: str | None) -> float | None:

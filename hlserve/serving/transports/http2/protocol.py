@@ -60,6 +60,7 @@ class GrpcProtocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         now_s = self._loop.time()
         self._received_s = self._progress_s = self._busy_s = now_s
+        self._left_bytes = 0
         self._ping_s: float | None = None
         self._has_received = False
         self._calls = Calls(self._service, self._loop, _peer(self._transport), self._flush_soon)
@@ -104,6 +105,7 @@ class GrpcProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads slower than we write: answers wait on their streams."""
         self._is_paused = True
+        self._progress_s = self._loop.time()
         self._connection.sender.pause()
 
     def resume_writing(self) -> None:
@@ -128,8 +130,6 @@ class GrpcProtocol(asyncio.Protocol):
             return
         sender = connection.sender
         if sender.has_output and not transport.is_closing():
-            if not sender.has_waiting:
-                self._progress_s = self._received_s
             transport.write(sender.take_output())
         if connection.is_closed:
             if connection.fault is not None and connection.fault.code:
@@ -175,10 +175,18 @@ class GrpcProtocol(asyncio.Protocol):
         oldest_s = now_s - limits.stall_timeout_s
         if connection.is_waiting_for_rest and self._received_s < oldest_s:
             connection.close(ErrorCode.ENHANCE_YOUR_CALM, "the rest of a frame did not come")
-        elif self._is_paused and self._progress_s < oldest_s:
+        elif self._is_paused and self._reads_nothing(now_s, oldest_s):
             self.abort()  # nothing that we say would be read
         else:
             connection.reset_stalled(oldest_s)
+
+    def _reads_nothing(self, now_s: float, oldest_s: float) -> bool:
+        assert self._transport is not None
+        left_bytes = self._transport.get_write_buffer_size()
+        if left_bytes < self._left_bytes:
+            self._progress_s = now_s
+        self._left_bytes = left_bytes
+        return self._progress_s < oldest_s
 
     def _watch_idleness(self, now_s: float) -> None:
         limits = self._limits

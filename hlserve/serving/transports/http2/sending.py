@@ -15,6 +15,8 @@ from hlserve.serving.transports.http2.streams import Stream
 
 # As much is handed to the socket in one go; more waits until that is written.
 _MAX_OUTPUT_BYTES = 2**20
+# A table that must shrink is said to, though ours was never used (RFC 7541, section 4.2).
+_NO_TABLE = b"\x20"
 _LONGEST_FRAME_BYTES = 2**16  # a client may allow 16 MiB, but neighbours wait for each frame
 
 
@@ -42,6 +44,7 @@ class Sender:
         self._max_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._waiting: dict[int, Stream] = {}  # in turn: what has something to send and could not
         self._is_paused = False
+        self._block_prefix = b""
         self.initial_window = frames.DEFAULT_WINDOW_BYTES
         self.unsent_bytes = 0
 
@@ -68,12 +71,17 @@ class Sender:
 
     def head(self, stream: Stream, block: bytes) -> None:
         """Sends the headers of an answer that comes in pieces."""
-        self.control(frames.header_frames(stream.number, block, self._max_frame_bytes, ends=False))
+        self._headers(stream, block, ends=False)
 
     def trailers_only(self, stream: Stream, block: bytes) -> None:
         """Sends an answer that is one header block."""
-        self.control(frames.header_frames(stream.number, block, self._max_frame_bytes, ends=True))
+        self._headers(stream, block, ends=True)
         self._on_sent(stream)
+
+    def _headers(self, stream: Stream, block: bytes, *, ends: bool) -> None:
+        block = self._block_prefix + block
+        self._block_prefix = b""
+        self.control(frames.header_frames(stream.number, block, self._max_frame_bytes, ends=ends))
 
     def reply(self, stream: Stream, head: bytes, data: bytes, trailers: bytes) -> None:
         """Sends a whole answer: headers, body, trailers; both blocks shorter than a frame."""
@@ -83,6 +91,7 @@ class Sender:
             or size > self._window
             or size > stream.send_window
             or self._is_paused
+            or self._block_prefix
         ):
             self.head(stream, head)
             self.data(stream, data)
@@ -171,7 +180,7 @@ class Sender:
         return True
 
     def settings(self, values: Iterable[tuple[int, int]]) -> None:
-        """Takes the client's settings (section 6.5.2); those for encoders with tables have no use.
+        """Takes the client's settings (section 6.5.2).
 
         Raises:
             ConnectionFaultError: a value is outside its range.
@@ -187,6 +196,8 @@ class Sender:
                 self._max_frame_bytes = min(value, _LONGEST_FRAME_BYTES)
             elif identifier == frames.INITIAL_WINDOW_SIZE:
                 self._change_initial_window(value)
+            elif identifier == frames.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE_BYTES:
+                self._block_prefix = _NO_TABLE
 
     def _change_initial_window(self, value: int) -> None:
         if value > frames.MAX_WINDOW_BYTES:
