@@ -1,4 +1,4 @@
-"""Header blocks: our reading equals hpack's, cached or not; our constant blocks mean what they say."""
+"""Header blocks: our reading equals hpack's, cached or not; our own blocks say what they mean."""
 
 import pytest
 from hpack import Decoder, Encoder, HPACKError

@@ -8,6 +8,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hlserve.errors import UnavailableError
 from hlserve.serving.transports.entry import Entry
@@ -119,21 +120,26 @@ class Http2Server:
 def _bound(host: str, port: int, listening: Listening) -> socket.socket:
     address = str(listening.unix_path or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
     try:
-        if listening.unix_path is not None:
-            opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            opened.bind(str(listening.unix_path))
-            return opened
-        family, kind, _, _, where = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        opened = socket.socket(family, kind)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if listening.reuse_port:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        opened.bind(where)
-        opened.listen(_BACKLOG)  # now, so that an address in use is found here
+        family, where = _address(host, port, listening.unix_path)
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if listening.reuse_port:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            opened.bind(where)
+            opened.listen(_BACKLOG)  # now, so that an address in use is found here
+        except OSError:
+            opened.close()
+            raise
     except OSError as error:
         raise UnavailableError(
             f"cannot listen on {address}: the port is in use, or the address is not this machine's"
         ) from error
     return opened
+
+
+def _address(host: str, port: int, unix_path: Path | None) -> tuple[int, Any]:
+    if unix_path is not None:
+        return socket.AF_UNIX, str(unix_path)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return found[0][0], found[0][4]
