@@ -393,9 +393,10 @@ class Connection(Generic[Head]):
         if flags & frames.ACK:
             _expect_bytes(payload, 0, "SETTINGS ACK")
             return
-        self.sender.settings(frames.parse_settings(payload))
-        self.sender.control(frames.SETTINGS_ACK)
         self._has_settings = True
+        # First, since it opens the client's windows for what the settings let go.
+        self.sender.control(frames.SETTINGS_ACK)
+        self.sender.settings(frames.parse_settings(payload))
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
         _expect(number == 0, "PING on a stream")
