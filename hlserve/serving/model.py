@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class ServedModel:
         config: how it is served.
         joins: whether rows of different requests may be joined.
         batcher: the way in.
+        accepted: signatures of requests that fit; kept by ``checks``.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ServedModel:
     config: ModelConfig
     joins: bool
     batcher: DynamicBatcher
+    accepted: set[object] = field(default_factory=set)
 
     @property
     def label(self) -> str:

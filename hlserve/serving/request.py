@@ -23,6 +23,8 @@ class InferRequest:
         request_id: comes back unchanged.
         parameters: the client's own; the server acts on none of them yet.
         deadline_s: on the event loop's clock; None: the client waits for ever.
+        signature: equal for requests to one model that are alike in all but their values: names,
+            datatypes, shapes, outputs; None: not known. What passed the checks once passes again.
     """
 
     model_name: str
@@ -32,6 +34,7 @@ class InferRequest:
     request_id: str = ""
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     deadline_s: float | None = None
+    signature: object | None = None
 
 
 @dataclass(frozen=True, slots=True)

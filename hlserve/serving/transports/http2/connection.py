@@ -61,6 +61,7 @@ class Connection(Generic[Head]):
         self._listener = listener
         self._limits = limits
         self._clock = clock
+        self._now_s = clock()  # of the bytes at hand: one look at the clock for all their frames
         self._decoder = HeaderDecoder(make_head, limits.max_header_bytes)
         self._resets = Allowance(limits.reset_burst, limits.reset_rate_hz)
         self._controls = Allowance(limits.control_burst, limits.control_rate_hz)
@@ -71,10 +72,10 @@ class Connection(Generic[Head]):
         self._has_settings = False
         self._block: _Block | None = None
         self._receive_window = limits.connection_window_bytes
-        self._uncredited = 0
+        self._credit_below = limits.connection_window_bytes // 2
         self._reset_by_us: OrderedDict[int, None] = OrderedDict()
         self._last_stream = 0
-        self._refuses_after: int | None = None  # drain: streams above are refused
+        self._refuses_after = frames.STREAM_MASK  # drain: streams above are refused
         self.streams: dict[int, Stream] = {}
         self.sender = Sender(self.streams, self._sent_all, limits)
         self.is_closed = False
@@ -90,6 +91,7 @@ class Connection(Generic[Head]):
         """Takes what came; after a fault everything is ignored, and ``is_closed`` is set."""
         if self.is_closed:
             return
+        self._now_s = self._clock()
         if self._waiting or not self._has_preface:
             self._waiting.append(data)
             self._waiting_bytes += len(data)
@@ -136,21 +138,19 @@ class Connection(Generic[Head]):
                 break
             position = stop
             self._frame(word & 0xFF, flags, number & frames.STREAM_MASK, data[start:stop])
-            if self.is_closed:
-                return b""
         return data[position:]
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._block is not None and kind != frames.CONTINUATION:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "a frame inside of a header block")
-        if kind == frames.DATA and self._has_settings:
-            self._data(flags, number, payload)
-        elif kind == frames.HEADERS and self._has_settings:
-            self._headers(flags, number, payload)
-        elif kind == frames.WINDOW_UPDATE and self._has_settings:
-            self._window_update(number, payload)
-        elif not self._has_settings and (kind != frames.SETTINGS or flags & frames.ACK):
+        if not self._has_settings and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind == frames.DATA:
+            self._data(flags, number, payload)
+        elif kind == frames.HEADERS:
+            self._headers(flags, number, payload)
+        elif kind == frames.WINDOW_UPDATE:
+            self._window_update(number, payload)
         else:
             self._other_frame(kind, flags, number, payload)
 
@@ -211,7 +211,7 @@ class Connection(Generic[Head]):
             return
         _expect(number & 1 == 1, "a client opens odd streams")
         self._last_stream = number
-        if self._refuses(number):
+        if len(self.streams) >= self._limits.max_streams or number > self._refuses_after:
             self._decoder.skip(block)
             self._refuse(number, ErrorCode.REFUSED_STREAM)
             return
@@ -224,21 +224,15 @@ class Connection(Generic[Head]):
             number,
             self._limits.stream_window_bytes,
             self.sender.initial_window,
-            self._clock(),
+            self._now_s,
         )
         stream.has_ended = ends
         self.streams[number] = stream
         self._listener.began(stream, head)
 
-    def _refuses(self, number: int) -> bool:
-        limit = self._refuses_after
-        return len(self.streams) >= self._limits.max_streams or (
-            limit is not None and number > limit
-        )
-
     def _refuse(self, number: int, code: ErrorCode) -> None:
         """Costs the client one of its resets: refusing for ever is a flood too."""
-        if not self._resets.take(self._clock()):
+        if not self._resets.take(self._now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many refused streams")
         self.sender.control(frames.rst_stream(number, code))
         self._remember_reset(number)
@@ -259,9 +253,8 @@ class Connection(Generic[Head]):
     def _data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
         self._receive_window -= size
-        if self._receive_window < 0:
-            raise ConnectionFaultError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window")
-        self._credit_connection(size)
+        if self._receive_window < self._credit_below:
+            self._credit_connection()
         stream = self.streams.get(number)
         if stream is None:
             _expect(number != 0 and number <= self._last_stream, "DATA on an idle stream")
@@ -283,7 +276,7 @@ class Connection(Generic[Head]):
             stream.has_ended = True
         elif not payload:
             self._control()
-        stream.active_s = self._clock()
+        stream.active_s = self._now_s
         self._listener.received(stream, payload)
 
     def consumed(self, stream: Stream, size: int) -> None:
@@ -294,13 +287,13 @@ class Connection(Generic[Head]):
             stream.receive_window += stream.uncredited
             stream.uncredited = 0
 
-    def _credit_connection(self, size: int) -> None:
+    def _credit_connection(self) -> None:
         """At once: ``max_buffered_bytes`` bounds memory, and a slow stream holds up no other."""
-        self._uncredited += size
-        if self._uncredited * 2 >= self._limits.connection_window_bytes:
-            self.sender.control(frames.window_update(0, self._uncredited))
-            self._receive_window += self._uncredited
-            self._uncredited = 0
+        if self._receive_window < 0:
+            raise ConnectionFaultError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window")
+        taken = self._limits.connection_window_bytes - self._receive_window
+        self.sender.control(frames.window_update(0, taken))
+        self._receive_window += taken
 
     # ----- ends
 
@@ -310,12 +303,12 @@ class Connection(Generic[Head]):
         self.sender.control(frames.rst_stream(stream.number, code))
         self._remember_reset(stream.number)
         self._listener.gone(stream)
-        if not self._resets.take(self._clock()):
+        if not self._resets.take(self._now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many broken streams")
 
     def _sent_all(self, stream: Stream) -> None:
         """The answer is out; what the client still sends of its request is not wanted."""
-        self._forget(stream)
+        del self.streams[stream.number]
         if not stream.has_ended:
             self.sender.control(frames.rst_stream(stream.number, ErrorCode.NO_ERROR))
             self._remember_reset(stream.number)
@@ -337,7 +330,7 @@ class Connection(Generic[Head]):
     def _rst_stream(self, number: int, payload: bytes) -> None:
         _expect_bytes(payload, 4, "RST_STREAM")
         _expect(0 < number <= self._last_stream, "RST_STREAM on an idle stream")
-        if not self._resets.take(self._clock()):
+        if not self._resets.take(self._now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets")
         stream = self.streams.get(number)
         if stream is not None:
@@ -384,7 +377,7 @@ class Connection(Generic[Head]):
     # ----- control
 
     def _control(self) -> None:
-        if not self._controls.take(self._clock()):
+        if not self._controls.take(self._now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
@@ -419,7 +412,7 @@ class Connection(Generic[Head]):
         elif not self.sender.credit(stream, increment):
             self.reset(stream, ErrorCode.FLOW_CONTROL_ERROR)
         else:
-            stream.active_s = self._clock()
+            stream.active_s = self._now_s
 
     def _ignored_frame(self, kind: int, number: int, payload: bytes) -> None:
         """PRIORITY, which is deprecated, and kinds that we do not know (sections 5.3.2, 5.5)."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from hlserve.errors import DeadlineExceededError
+from hlserve.rpcs import Rpc
 from hlserve.serving.transports.calls import CallContext
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.connection import Connection
@@ -43,6 +44,7 @@ class Calls:
         self.peer = peer
         self.flush = flush
         self.held_bytes = 0
+        self._last_context: tuple[RequestHead, CallContext] | None = None
         self.connection: Connection[RequestHead]
 
     def began(self, stream: Stream, head: RequestHead) -> None:
@@ -56,13 +58,20 @@ class Calls:
             block = grpc_status.trailers_only("UNIMPLEMENTED", details)
             self.connection.sender.trailers_only(stream, block)
             return
-        timeout_s = head.timeout_s
-        deadline_s = None if timeout_s is None else self.loop.time() + timeout_s
-        context = CallContext(row.rpc, deadline_s, head.metadata, self.peer)
+        context = self._context(row.rpc, head)
         made = _Unary if row.unary is not None else _Streaming
         stream.call = made(self, stream, row, context, head.encoding)
         if stream.has_ended:
             stream.call.received(b"")
+
+    def _context(self, rpc: Rpc, head: RequestHead) -> CallContext:
+        """One for all calls with the same headers, where no deadline tells them apart."""
+        if head.timeout_s is not None:
+            deadline_s = self.loop.time() + head.timeout_s
+            return CallContext(rpc, deadline_s, head.metadata, self.peer)
+        if self._last_context is None or self._last_context[0] is not head:
+            self._last_context = (head, CallContext(rpc, None, head.metadata, self.peer))
+        return self._last_context[1]
 
     def received(self, stream: Stream, data: bytes) -> None:
         """Hands a piece of a body on; what comes for a refused call is dropped."""

@@ -42,7 +42,7 @@ class _Input:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity, which is quick
 class _Template:
     """A request without its id and values."""
 
@@ -89,6 +89,7 @@ class FastInfer:
             template.outputs,
             request_id,
             deadline_s=deadline_s,
+            signature=template,
         )
 
     def _add_template(self, key: bytes) -> _Template | None:
@@ -167,7 +168,10 @@ def _split(data: bytes) -> tuple[bytes, int, str]:
         tag = data[position]
         if tag == _RAW:
             break
-        length, start = _length(data, position + 1)
+        length = data[position + 1]
+        start = position + 2
+        if length >= 0x80:
+            length, start = _length(data, position + 1)
         stop = start + length
         if stop > end:
             return b"", -1, ""
