@@ -8,7 +8,7 @@ from hpack import Encoder
 from hlserve.serving.transports.http2 import frames
 from hlserve.serving.transports.http2.connection import Connection
 from hlserve.serving.transports.http2.frames import ErrorCode
-from hlserve.serving.transports.http2.grpc_request import RequestHead, request_head
+from hlserve.serving.transports.http2.grpc_request import RequestHead, RequestReader
 from hlserve.serving.transports.http2.limits import Http2Limits
 from hlserve.serving.transports.http2.streams import Stream
 
@@ -47,7 +47,7 @@ class Peer:
         self.noted = Noted()
         self.encoder = Encoder()
         self.connection: Connection[RequestHead] = Connection(
-            self.noted, request_head, limits or Http2Limits(), lambda: self.now_s
+            self.noted, RequestReader(), limits or Http2Limits(), lambda: self.now_s
         )
         self.first_output = self.output()
         self.send(hello)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hlserve.serving.transports.http2.connection import Connection
-from hlserve.serving.transports.http2.grpc_request import RequestHead, request_head
+from hlserve.serving.transports.http2.grpc_request import RequestHead, RequestReader
 from hlserve.serving.transports.http2.grpc_status import OK_TRAILERS, RESPONSE_HEAD
 from hlserve.serving.transports.http2.limits import Http2Limits
 from hlserve.serving.transports.http2.streams import Stream
@@ -53,7 +53,7 @@ class Exchange(RuleBasedStateMachine):
         super().__init__()
         self.echo = Echo()
         self.server: Connection[RequestHead] = Connection(
-            self.echo, request_head, LIMITS, lambda: 0.0
+            self.echo, RequestReader(), LIMITS, lambda: 0.0
         )
         self.echo.connection = self.server
         config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8")

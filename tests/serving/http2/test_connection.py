@@ -271,6 +271,20 @@ def test_an_answer_before_the_end_of_its_request_asks_for_no_more_of_it() -> Non
     assert not peer.connection.is_closed
 
 
+def test_an_answer_to_a_stream_that_is_gone_is_dropped() -> None:
+    peer = Peer()
+    peer.send(peer.headers(1, flags=ENDED))
+    stream, sender = peer.connection.streams[1], peer.connection.sender
+    peer.send(frames.rst_stream(1, ErrorCode.CANCEL))
+    sender.reply(stream, b"\x88", b"data", b"\x88")
+    sender.head(stream, b"\x88")
+    sender.data(stream, b"data")
+    sender.trailers(stream, b"\x88")
+    sender.trailers_only(stream, b"\x88")
+    assert peer.output() == []
+    assert not sender.has_waiting
+
+
 def test_a_frame_on_a_stream_that_ended_well_ends_the_connection() -> None:
     peer = Peer()
     peer.send(peer.headers(1, flags=ENDED))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.grpc_framing import PREFIX, MessageReader, framed
-from hlserve.serving.transports.http2.grpc_request import parse_timeout_s, request_head
+from hlserve.serving.transports.http2.grpc_request import RequestReader, parse_timeout_s
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError, percent_encoded
 from tests.serving.http2.peer import FIELDS
 
@@ -100,11 +100,11 @@ def test_details_of_any_text_travel(text: str) -> None:
 
 def head(**changes: str) -> object:
     fields = {**dict(FIELDS), **{k.replace("_", "-"): v for k, v in changes.items()}}
-    return request_head([(k.encode(), v.encode()) for k, v in fields.items()])
+    return RequestReader()([(k.encode(), v.encode()) for k, v in fields.items()])
 
 
 def test_metadata_is_the_clients_own() -> None:
-    got = request_head(
+    got = RequestReader()(
         [
             *((k.encode(), v.encode()) for k, v in FIELDS),
             (b"user-agent", b"me"),

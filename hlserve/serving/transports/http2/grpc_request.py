@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.connection import MalformedRequestError
@@ -21,10 +22,13 @@ _FORBIDDEN = frozenset(
 )
 # Not the client's metadata: they speak to the transport, as everything that begins with ``grpc-``.
 _TRANSPORT = frozenset(("te", "content-type", "content-length"))
+_CONTENT_TYPES = ("application/grpc", "application/grpc+proto")
 _TIMEOUT_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MAX_TIMEOUT_DIGITS = 8
 _BAD_NAME_BYTES = bytes(range(0x21)) + bytes(range(0x41, 0x5B)) + bytes(range(0x7F, 0x100))
 _BAD_VALUE_BYTES = b"\0\r\n"
+_MAX_KEPT_FIELDS = 128
+_MAX_KEPT_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,57 +51,88 @@ class RequestHead:
     refusal: bytes | None = None
 
 
-def request_head(fields: list[Field]) -> RequestHead:
-    """Reads a header block.
+class RequestReader:
+    """Reads header blocks of one connection; a field that was checked once is not checked again."""
 
-    Raises:
-        MalformedRequestError: it is no HTTP/2 request.
-    """
-    pseudo, headers = _split(fields)
+    def __init__(self) -> None:
+        self._fields: dict[Field, _CheckedField] = {}
+
+    def __call__(self, fields: list[Field]) -> RequestHead:
+        """What a block says.
+
+        Raises:
+            MalformedRequestError: it is no HTTP/2 request.
+        """
+        pseudo: dict[str, str] = {}
+        headers: dict[str, str] = {}
+        metadata: dict[str, str] = {}
+        known = self._fields
+        for pair in fields:
+            name, value, kind = known.get(pair) or self._checked(pair)
+            if kind is _Kind.PSEUDO:
+                if headers or name in pseudo:
+                    raise MalformedRequestError(f"pseudo-header {name!r}")
+                pseudo[name] = value
+                continue
+            headers[name] = value
+            if kind is _Kind.METADATA:
+                metadata[name] = f"{metadata[name]},{value}" if name in metadata else value
+        if not pseudo.get(":path") or ":method" not in pseudo or ":scheme" not in pseudo:
+            raise MalformedRequestError("a pseudo-header is missing")
+        return _head(pseudo, headers, metadata)
+
+    def _checked(self, pair: Field) -> _CheckedField:
+        checked = _check(pair)
+        if len(pair[1]) <= _MAX_KEPT_BYTES:
+            if len(self._fields) >= _MAX_KEPT_FIELDS:
+                self._fields.clear()
+            self._fields[pair] = checked
+        return checked
+
+
+class _Kind(Enum):
+    PSEUDO = auto()
+    TRANSPORT = auto()
+    METADATA = auto()
+
+
+_CheckedField = tuple[str, str, _Kind]
+
+
+def _check(pair: Field) -> _CheckedField:
+    """Text and kind of one field, checked as sections 8.2 and 8.3 ask."""
+    raw_name, raw_value = pair
+    name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+    if raw_value.translate(None, _BAD_VALUE_BYTES) != raw_value:
+        raise MalformedRequestError(f"value of header {name!r}")
+    if name in _PSEUDO:
+        return name, value, _Kind.PSEUDO
+    if not name or ":" in name or raw_name.translate(None, _BAD_NAME_BYTES) != raw_name:
+        raise MalformedRequestError(f"header name {name!r}")
+    if name in _FORBIDDEN or (name == "te" and value != "trailers"):
+        raise MalformedRequestError(f"header {name!r}")
+    return name, value, _Kind.METADATA if _is_metadata(name) else _Kind.TRANSPORT
+
+
+def _head(
+    pseudo: Mapping[str, str], headers: Mapping[str, str], metadata: Mapping[str, str]
+) -> RequestHead:
     refusal = _refusal(pseudo, headers)
     if refusal is not None:
         return RequestHead("", refusal=refusal)
-    metadata = {n: v for n, v in headers.items() if _is_metadata(n)}
     try:
         timeout_s = parse_timeout_s(headers.get("grpc-timeout"))
     except ValueError as error:
         return RequestHead("", refusal=grpc_status.trailers_only("INTERNAL", str(error)))
-    return RequestHead(
-        path=pseudo[":path"],
-        timeout_s=timeout_s,
-        encoding=headers.get("grpc-encoding", "identity"),
-        metadata=metadata,
-    )
-
-
-def _split(fields: list[Field]) -> tuple[dict[str, str], dict[str, str]]:
-    """Pseudo-headers and others by name, checked as sections 8.2 and 8.3 ask."""
-    pseudo: dict[str, str] = {}
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in fields:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        if name[:1] == ":":
-            if headers or name in pseudo or name not in _PSEUDO:
-                raise MalformedRequestError(f"pseudo-header {name!r}")
-            pseudo[name] = value
-            continue
-        if not name or raw_name.translate(None, _BAD_NAME_BYTES) != raw_name or ":" in name:
-            raise MalformedRequestError(f"header name {name!r}")
-        if name in _FORBIDDEN or (name == "te" and value != "trailers"):
-            raise MalformedRequestError(f"header {name!r}")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-        if raw_value.translate(None, _BAD_VALUE_BYTES) != raw_value:
-            raise MalformedRequestError(f"value of header {name!r}")
-    if not pseudo.get(":path") or ":method" not in pseudo or ":scheme" not in pseudo:
-        raise MalformedRequestError("a pseudo-header is missing")
-    return pseudo, headers
+    encoding = headers.get("grpc-encoding", "identity")
+    return RequestHead(pseudo[":path"], timeout_s, encoding, metadata)
 
 
 def _refusal(pseudo: Mapping[str, str], headers: Mapping[str, str]) -> bytes | None:
     if pseudo[":method"] != "POST":
         return grpc_status.http_error(405, "gRPC calls are POST")
     content_type = headers.get("content-type", "")
-    if content_type.partition(";")[0].strip() not in ("application/grpc", "application/grpc+proto"):
+    if content_type not in _CONTENT_TYPES and content_type.partition(";")[0] not in _CONTENT_TYPES:
         return grpc_status.http_error(
             415, f"content-type is {content_type[:100]!r}, expected application/grpc"
         )

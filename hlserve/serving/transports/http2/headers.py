@@ -101,7 +101,10 @@ class HeaderDecoder(Generic[Head]):
         while position < end:
             first = block[position]
             if first & 0x80:  # 6.1 indexed
-                index, position = _integer(block, position, 0x7F)
+                index = first & 0x7F
+                position += 1
+                if index == 0x7F:
+                    index, position = _integer(block, position - 1, 0x7F)
                 field = self._field(index)
             elif first & 0x40:  # 6.2.1 literal with incremental indexing
                 name, value, position = self._literal(block, position, 0x3F)
@@ -136,8 +139,11 @@ class HeaderDecoder(Generic[Head]):
         return name, value, position
 
     def _text(self, block: bytes, position: int) -> tuple[bytes, int]:
-        is_huffman = block[position] & 0x80
-        length, start = _integer(block, position, 0x7F)
+        first = block[position]
+        is_huffman = first & 0x80
+        length, start = first & 0x7F, position + 1
+        if length == 0x7F:
+            length, start = _integer(block, position, 0x7F)
         end = start + length
         text = block[start:end]
         if len(text) != length:

@@ -16,7 +16,7 @@ from hlserve.serving.transports.http2 import frames
 from hlserve.serving.transports.http2.connection import Connection
 from hlserve.serving.transports.http2.exchange import Calls
 from hlserve.serving.transports.http2.frames import ErrorCode
-from hlserve.serving.transports.http2.grpc_request import RequestHead, request_head
+from hlserve.serving.transports.http2.grpc_request import RequestHead, RequestReader
 from hlserve.serving.transports.http2.service import GrpcService
 
 _HTTP1_REQUEST = re.compile(rb"[A-Z]{3,10} [^\r\n]")
@@ -65,7 +65,7 @@ class GrpcProtocol(asyncio.Protocol):
         self._has_received = False
         self._calls = Calls(self._service, self._loop, _peer(self._transport), self._flush_soon)
         self._connection: Connection[RequestHead] = Connection(
-            self._calls, request_head, self._limits, self._loop.time
+            self._calls, RequestReader(), self._limits, self._loop.time
         )
         self._calls.connection = self._connection
         tls = transport.get_extra_info("ssl_object")

@@ -21,7 +21,7 @@ _LONGEST_FRAME_BYTES = 2**16  # a client may allow 16 MiB, but neighbours wait f
 
 
 class Sender:
-    """The sending half.
+    """The sending half; what is said on a stream that ended meanwhile is dropped.
 
     Args:
         streams: the open ones, by number; owned by the connection.
@@ -71,10 +71,13 @@ class Sender:
 
     def head(self, stream: Stream, block: bytes) -> None:
         """Sends the headers of an answer that comes in pieces."""
-        self._headers(stream, block, ends=False)
+        if stream.number in self._streams:
+            self._headers(stream, block, ends=False)
 
     def trailers_only(self, stream: Stream, block: bytes) -> None:
         """Sends an answer that is one header block."""
+        if stream.number not in self._streams:
+            return
         self._headers(stream, block, ends=True)
         self._on_sent(stream)
 
@@ -85,6 +88,8 @@ class Sender:
 
     def reply(self, stream: Stream, head: bytes, data: bytes, trailers: bytes) -> None:
         """Sends a whole answer: headers, body, trailers; both blocks shorter than a frame."""
+        if stream.number not in self._streams:
+            return
         size = len(data)
         if (
             size > self._max_frame_bytes
@@ -119,6 +124,8 @@ class Sender:
         Raises:
             ConnectionFaultError: too much waits on this connection already.
         """
+        if stream.number not in self._streams:
+            return
         if self.unsent_bytes > self._max_unsent_bytes:
             raise ConnectionFaultError(
                 ErrorCode.ENHANCE_YOUR_CALM, f"{self.unsent_bytes} bytes of answers were not read"
@@ -131,6 +138,8 @@ class Sender:
 
     def trailers(self, stream: Stream, block: bytes) -> None:
         """Ends an answer once its body is out."""
+        if stream.number not in self._streams:
+            return
         stream.trailers = block
         self._waiting[stream.number] = stream
         self._send(stream)
