@@ -128,7 +128,7 @@ async def serve(config: ServerConfig, *, on_ready: Callable[[Server], None]) -> 
 
 
 def _settle_garbage() -> None:
-    """What was loaded stays, and requests make few cycles: looking for them often costs requests."""
+    """What was loaded stays, and requests make few cycles: to look for them often costs time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_THRESHOLD)

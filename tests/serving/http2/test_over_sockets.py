@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import resource
+import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -426,3 +429,82 @@ def test_stages_see_the_same_call_over_both_transports(repository: Path) -> None
     assert http2.peer.startswith("ipv4:127.0.0.1:")
     assert grpcio.peer.startswith("ipv4:127.0.0.1:")
     assert http2.deadline_s == pytest.approx(grpcio.deadline_s, abs=TIMEOUT_S)  # asked in turn
+
+
+def test_a_drain_answers_what_it_can_and_ends_the_rest(repository: Path) -> None:
+    async def run() -> None:
+        server = Http2Server(entry_over(repository), "127.0.0.1", 0)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            question = reflection.ServerReflectionRequest(list_services="*").SerializeToString()
+            endless = channel.stream_stream(REFLECT)(timeout=TIMEOUT_S)
+            await endless.write(question)
+            assert await endless.read()  # it runs, and its client never ends it
+            stopping = asyncio.ensure_future(server.stop(0.3))
+            await endless.write(question)
+            assert await endless.read()  # still answered after the GOAWAY
+            await stopping
+            assert await endless.code() in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.CANCELLED,
+            )
+            with pytest.raises(grpc.RpcError) as caught:
+                await channel.unary_unary(LIVE)(b"", timeout=2, wait_for_ready=False)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert not server._connections
+
+    asyncio.run(run())
+
+
+def test_an_idle_connection_is_asked_to_go_and_a_mute_one_is_closed(repository: Path) -> None:
+    """The watch is asked at times to come, so that nobody waits."""
+
+    async def run() -> None:
+        async with serving(entry_over(repository)) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(HELLO)
+            first = await reader.readexactly(9)
+            loop = asyncio.get_running_loop()
+            while not server._connections:
+                await asyncio.sleep(0)
+            (connection,) = server._connections
+            connection.watch(loop.time() + 901)
+            found = parse_frames(first + await reader.read())
+            assert found[-1][0] == frames.GOAWAY
+            assert found[-1][3][4:8] == b"\0\0\0\0"
+            writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_reads_why_its_request_is_no_call(address: str) -> None:
+    asked = subprocess.run(
+        ["curl", "-s", "-i", "--http2-prior-knowledge", "-d", "{}", f"http://{address}{LIVE}"],
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert asked.stdout.startswith(b"HTTP/2 415")
+    assert b"expected application/grpc" in asked.stdout
+
+
+@pytest.mark.slow
+def test_two_thousand_idle_connections_cost_little(both: dict[str, RunningServer]) -> None:
+    address = both["http2"].address
+    with contextlib.ExitStack() as stack:
+        before = resident_bytes()
+        for _ in range(2000):
+            wire = Wire(address)
+            stack.enter_context(wire.socket)
+            wire.socket.sendall(HELLO)
+            wire.socket.recv(9)
+        # Both ends are in this process; 40 KB is what a thread's smallest stack would take.
+        assert (resident_bytes() - before) / 2000 < 40_000
+        with grpc.insecure_channel(address) as channel:
+            assert outcome(channel, LIVE, b"", streams=False)[0] == "OK"
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

@@ -83,7 +83,7 @@ class RequestReader:
 
     def _checked(self, pair: Field) -> _CheckedField:
         checked = _check(pair)
-        if len(pair[1]) <= _MAX_KEPT_BYTES:
+        if len(pair[0]) + len(pair[1]) <= _MAX_KEPT_BYTES:
             if len(self._fields) >= _MAX_KEPT_FIELDS:
                 self._fields.clear()
             self._fields[pair] = checked
