@@ -171,7 +171,7 @@ def test_the_repository_can_be_asked(address: str, asking: Any) -> None:
 def test_control_that_is_off_is_unavailable(address: str, asking: Any) -> None:
     for verb, more in (("load_model", {"config": {}, "files": {"1/a": b""}}), ("unload_model", {})):
         with pytest.raises(
-            ServerError, match="explicit model load . unload is not allowed"
+            ServerError, match=r"explicit model load . unload is not allowed"
         ) as caught:
             asking(address, verb, "two", **more)
         assert caught.value.status == "UNAVAILABLE"

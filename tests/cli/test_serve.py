@@ -46,8 +46,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_request_in_flight_is_answered_before_the_server_ends(root: Path) -> None:
-    with served(root, "--port", "0") as (process, address), InferenceClient(address) as client:
+@pytest.mark.parametrize("transport", ["grpcio", "http2"])
+def test_a_request_in_flight_is_answered_before_the_server_ends(root: Path, transport: str) -> None:
+    with (
+        served(root, "--port", "0", "--transport", transport) as (process, address),
+        InferenceClient(address) as client,
+    ):
         assert client.is_healthy()
         answers: list[object] = []
         thread = threading.Thread(
@@ -132,8 +136,12 @@ def test_a_missing_folder_and_a_missing_provider_are_told(
     assert "unknown provider 'tpu', expected one of cpu, cuda, tensorrt" in capfd.readouterr().err
 
 
-def test_a_second_signal_ends_at_once(root: Path) -> None:
-    with served(root, "--port", "0") as (process, address), InferenceClient(address) as client:
+@pytest.mark.parametrize("transport", ["grpcio", "http2"])
+def test_a_second_signal_ends_at_once(root: Path, transport: str) -> None:
+    with (
+        served(root, "--port", "0", "--transport", transport) as (process, address),
+        InferenceClient(address) as client,
+    ):
         failures: list[ServerError] = []
 
         def ask() -> None:

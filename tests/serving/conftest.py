@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hlserve.client import InferenceClient
+from hlserve.serving.server import TRANSPORTS
 from tests.serving import models
 from tests.serving.running import RunningServer, running_server
 
@@ -26,9 +27,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[RunningServer]:
-    with running_server(repository) as running:
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[RunningServer]:
+    """Once a transport: every test that only asks a server holds over each of them."""
+    with running_server(repository, transport=request.param) as running:
         yield running
 
 
