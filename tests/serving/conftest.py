@@ -28,9 +28,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", params=TRANSPORTS)
-def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[RunningServer]:
-    """Once a transport: every test that only asks a server holds over each of them."""
-    with running_server(repository, transport=request.param) as running:
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport: every test that asks a server holds over all of them."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, transport: str) -> Iterator[RunningServer]:
+    with running_server(repository, transport=transport) as running:
         yield running
 
 

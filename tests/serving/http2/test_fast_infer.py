@@ -1,6 +1,9 @@
 """The fast path reads and writes exactly what protobuf and the codec do, or leaves it to them."""
 
 import string
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +15,31 @@ from hlserve.errors import HlserveError
 from hlserve.pb.messages import inference
 from hlserve.rpcs import find
 from hlserve.serving.request import InferRequest, InferResponse
-from hlserve.serving.transports.calls import CallContext, _infer_request, parse
+from hlserve.serving.shared_memory import SharedMemory
+from hlserve.serving.statistics import ModelStatistics, Phases
+from hlserve.serving.transports.calls import parse
 from hlserve.serving.transports.http2.fast_infer import FastInfer
+from hlserve.serving.transports.infer_messages import decode_request
 
 RPC = find("ModelInfer")
 DEADLINE_S = 12.5
 FAST = FastInfer()  # one for all examples: templates of one request meet the bytes of the next
 
-DATATYPES = {"FP32": "<f4", "INT64": "<i8", "UINT8": "u1", "FP16": "<f2", "BOOL": "?"}
+DATATYPES = {
+    "FP32": "<f4",
+    "INT64": "<i8",
+    "UINT8": "u1",
+    "FP16": "<f2",
+    "BF16": "<u2",
+    "BOOL": "?",
+}
 TEXT = st.text(string.ascii_letters, max_size=4)
 
 
-def slow(data: bytes) -> InferRequest:
-    return _infer_request(parse(RPC, data), CallContext(RPC, DEADLINE_S))
+def slow(data: bytes, max_elements: int = codec.MAX_MESSAGE_BYTES) -> InferRequest:
+    message = parse(RPC, data)
+    assert isinstance(message, inference.ModelInferRequest)
+    return decode_request(message, SharedMemory(), DEADLINE_S, max_elements=max_elements).request
 
 
 def assert_same(data: bytes) -> bool:
@@ -39,9 +54,9 @@ def assert_same(data: bytes) -> bool:
         assert got.inputs[name].shape == array.shape
         assert got.inputs[name].tobytes() == array.tobytes()
         assert got.inputs[name].flags.aligned
-    for field in ("model_name", "model_version", "request_id", "outputs", "deadline_s"):
-        assert getattr(got, field) == getattr(want, field)
-    assert not want.parameters
+    for field in fields(InferRequest):
+        if field.name not in ("inputs", "signature"):
+            assert getattr(got, field.name) == getattr(want, field.name)
     return True
 
 
@@ -59,13 +74,17 @@ def requests(draw: st.DrawFn) -> bytes:
         request.raw_input_contents.append(draw(st.binary(min_size=size, max_size=size)))
     for name in draw(st.lists(TEXT, max_size=2)):
         request.outputs.add(name=name)
-    for change in draw(st.sets(st.sampled_from(["parameter", "typed", "tensor"]), max_size=1)):
+    for change in draw(
+        st.sets(st.sampled_from(["parameter", "typed", "tensor", "output"]), max_size=1)
+    ):
         if change == "parameter":
             request.parameters["priority"].uint64_param = 1
         elif change == "typed" and request.inputs:
             request.inputs[0].contents.fp32_contents.append(1)
+        elif change == "output" and request.outputs:
+            request.outputs[0].parameters["classification"].int64_param = 1
         elif request.inputs:
-            request.inputs[0].parameters["classification"].int64_param = 1
+            request.inputs[0].parameters["mine"].int64_param = 1
     return request.SerializeToString(deterministic=True)
 
 
@@ -125,7 +144,29 @@ def test_what_clients_can_make_it_keep_is_bounded() -> None:
     assert sum(map(len, fast._templates)) < 512 * 4096
 
 
+def changed(change: Callable[[inference.ModelInferRequest], None]) -> bytes:
+    request = plain()
+    request.outputs.add(name="y")
+    change(request)
+    return request.SerializeToString()
+
+
+def priority(request: inference.ModelInferRequest) -> None:
+    request.parameters["priority"].uint64_param = 1
+
+
+def shared_memory(request: inference.ModelInferRequest) -> None:
+    request.inputs[0].parameters["shared_memory_region"].string_param = "r"
+
+
+def classification(request: inference.ModelInferRequest) -> None:
+    request.outputs[0].parameters["classification"].int64_param = 3
+
+
 NOT_PLAIN = {
+    "a priority": changed(priority),
+    "an input in shared memory": changed(shared_memory),
+    "classes instead of values": changed(classification),
     "no tensor": inference.ModelInferRequest(model_name="m").SerializeToString(),
     "an id twice": plain(id="a").SerializeToString()[:0]
     + b"\x1a\x01a"
@@ -137,9 +178,21 @@ NOT_PLAIN = {
 }
 
 
+def test_an_input_with_too_many_elements_is_left_to_protobuf() -> None:
+    data = plain().SerializeToString()
+    assert FastInfer(300).decode(data, None) is not None
+    assert FastInfer(299).decode(data, None) is None
+    with pytest.raises(HlserveError, match="holds 300 elements, expected at most 299"):
+        slow(data, 299)
+
+
 @pytest.mark.parametrize("name", NOT_PLAIN)
 def test_what_is_not_plain_is_left_to_protobuf(name: str) -> None:
     assert FAST.decode(NOT_PLAIN[name], None) is None
+
+
+def answered(outputs: dict[str, Any], request_id: str = "") -> InferResponse:
+    return InferResponse("m", "1", request_id, outputs, 1, Phases(), ModelStatistics())
 
 
 @settings(max_examples=200, deadline=None)
@@ -156,7 +209,7 @@ def test_an_answer_is_written_as_protobuf_writes_it(
     if dtype == "object":
         array = np.array([b"%d" % v for v in array], dtype=object)
     outputs = {"y": array.reshape(shape), "z": array.reshape(shape)[..., None].swapaxes(0, -1)}
-    answer = InferResponse("m", "1", request_id, outputs)
+    answer = answered(outputs, request_id)
     want = codec.encode_outputs(
         inference.ModelInferResponse(model_name="m", model_version="1", id=request_id), outputs
     ).SerializeToString()
@@ -167,4 +220,4 @@ def test_an_answer_is_written_as_protobuf_writes_it(
 def test_an_answer_that_does_not_travel_fails_as_the_codec_fails() -> None:
     outputs = {"y": np.zeros(1, np.complex64)}
     with pytest.raises(HlserveError, match="complex64 do not travel"):
-        FAST.encode(InferResponse("m", "1", "", outputs))
+        FAST.encode(answered(outputs))
