@@ -80,7 +80,7 @@ def test_it_is_a_stable_sort_by_value_with_nan_last(array: np.ndarray, count: in
         assert [int(text.split(b":")[1]) for text in texts] == order
 
 
-def test_a_client_gets_the_labels_of_the_version(tmp_path: Path) -> None:
+def test_a_client_gets_the_labels_of_the_version(tmp_path: Path, transport: str) -> None:
     triton = pytest.importorskip("tritonclient.grpc")
     content = models.mlp()
     metadata = Metadata(
@@ -98,7 +98,7 @@ def test_a_client_gets_the_labels_of_the_version(tmp_path: Path) -> None:
     publish(tmp_path / "m", model=content, metadata=metadata)
     array = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
     with (
-        running_server(tmp_path) as server,
+        running_server(tmp_path, transport=transport) as server,
         triton.InferenceServerClient(server.address) as client,
     ):
         tensor = triton.InferInput("input", [4, 8], "FP32")

@@ -37,8 +37,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_metadata_of_a_version_shows_as_properties(root: Path) -> None:
-    with running_server(root) as server, InferenceClient(server.address) as client:
+def test_metadata_of_a_version_shows_as_properties(root: Path, transport: str) -> None:
+    with (
+        running_server(root, transport=transport) as server,
+        InferenceClient(server.address) as client,
+    ):
         properties = client.model_metadata("m").properties
         assert client.model_metadata("slow").properties == {}
     assert json.loads(properties["class_labels"]) == ["ärmel", "b", "c"]
@@ -53,8 +56,13 @@ def test_the_extensions_are_those_that_are_there() -> None:
     assert "system_shared_memory" not in EXTENSIONS
 
 
-def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(root: Path) -> None:
-    with running_server(root) as server, InferenceClient(server.address) as client:
+def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(
+    root: Path, transport: str
+) -> None:
+    with (
+        running_server(root, transport=transport) as server,
+        InferenceClient(server.address) as client,
+    ):
         for _ in range(5):
             client.infer("m", {"input": np.ones((2, 8), np.float32)})
         with pytest.raises(ServerError, match="INVALID_ARGUMENT"):
@@ -72,9 +80,14 @@ def drain(server: RunningServer) -> bool:
     return future.result(timeout=30)
 
 
-def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(root: Path) -> None:
+def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(
+    root: Path, transport: str
+) -> None:
     answers: list[object] = []
-    with running_server(root) as server, InferenceClient(server.address) as client:
+    with (
+        running_server(root, transport=transport) as server,
+        InferenceClient(server.address) as client,
+    ):
         asking = threading.Thread(
             target=lambda: answers.append(client.infer("slow", models.slow_inputs(100_000)))
         )
@@ -94,7 +107,7 @@ def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(root: 
     assert len(answers) == 1
 
 
-def test_what_does_not_end_in_time_is_ended(root: Path) -> None:
+def test_what_does_not_end_in_time_is_ended(root: Path, transport: str) -> None:
     failures: list[ServerError] = []
 
     def ask(client: InferenceClient) -> None:
@@ -104,7 +117,7 @@ def test_what_does_not_end_in_time_is_ended(root: Path) -> None:
             failures.append(error)
 
     with (
-        running_server(root, drain_timeout_s=0.05) as server,
+        running_server(root, drain_timeout_s=0.05, transport=transport) as server,
         InferenceClient(server.address) as client,
     ):
         asking = threading.Thread(target=ask, args=(client,))
@@ -126,8 +139,8 @@ def _wait_until_in_flight(server: RunningServer) -> None:
         pass
 
 
-def test_the_health_of_a_service_that_is_not_there_is_not_found(root: Path) -> None:
-    with running_server(root) as server:
+def test_the_health_of_a_service_that_is_not_there_is_not_found(root: Path, transport: str) -> None:
+    with running_server(root, transport=transport) as server:
         with pytest.raises(NotFoundError, match="service 'x' is unknown"):
             server.server._data_plane.health_check("x")
         assert server.server._data_plane.health_check("inference.GRPCInferenceService")

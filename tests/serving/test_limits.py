@@ -23,13 +23,13 @@ READY = "/inference.GRPCInferenceService/ServerReady"
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def narrow(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("models")
     models.put(root, "identity", models.identity("UINT8"))
     limits = LimitsConfig(
         max_message_bytes=2**20, max_tensor_elements=1000, max_metadata_bytes=4096
     )
-    with running_server(root, limits=limits) as running:
+    with running_server(root, limits=limits, transport=transport) as running:
         yield running
 
 
@@ -42,7 +42,7 @@ def request_of(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("size", "options", "status", "words"),
     [
-        (2**21, {}, "RESOURCE_EXHAUSTED", "larger than max"),
+        (2**21, {}, "RESOURCE_EXHAUSTED", "1048576"),
         # A bomb: 100 MB that travel as 100 kB.
         (10**8, {"compression": grpc.Compression.Gzip}, "RESOURCE_EXHAUSTED", ""),
         (1001, {}, "INVALID_ARGUMENT", "input 'x': shape [1, 1001] holds 1001 elements"),
@@ -63,12 +63,12 @@ def test_too_much_is_refused_and_the_next_request_answered(
 
 
 def test_a_request_beyond_the_most_at_once_is_refused_and_health_still_answers(
-    tmp_path: Path,
+    tmp_path: Path, transport: str
 ) -> None:
     models.put(tmp_path, "slow", models.slow())
     limits = LimitsConfig(max_concurrent_requests=1)
     with (
-        running_server(tmp_path, limits=limits) as running,
+        running_server(tmp_path, limits=limits, transport=transport) as running,
         InferenceClient(running.address, timeout_s=20) as client,
         concurrent.futures.ThreadPoolExecutor(4) as threads,
     ):
@@ -105,9 +105,13 @@ def test_requests_make_room_when_they_end() -> None:
     assert admission.begin(CallContext(find("ServerLive"))) == -1
 
 
-def test_connections_beyond_the_most_are_closed_and_make_room(tmp_path: Path) -> None:
+def test_connections_beyond_the_most_are_closed_and_make_room(
+    tmp_path: Path, transport: str
+) -> None:
     models.put(tmp_path, "mlp", models.mlp())
-    with running_server(tmp_path, limits=LimitsConfig(max_connections=2)) as running:
+    with running_server(
+        tmp_path, limits=LimitsConfig(max_connections=2), transport=transport
+    ) as running:
         alone = [("grpc.use_local_subchannel_pool", 1)]
         first = grpc.insecure_channel(running.address, alone)
         second = grpc.insecure_channel(running.address, alone)
@@ -138,11 +142,11 @@ def test_an_impossible_limit_is_told(limit: dict[str, int], words: str) -> None:
         LimitsConfig(**limit)
 
 
-def test_the_default_takes_a_batch_of_images(tmp_path: Path) -> None:
+def test_the_default_takes_a_batch_of_images(tmp_path: Path, transport: str) -> None:
     models.put(tmp_path, "identity", models.identity("FP32"))
     images = np.zeros((32, 3 * 224 * 224), np.float32)
     with (
-        running_server(tmp_path) as running,
+        running_server(tmp_path, transport=transport) as running,
         InferenceClient(running.address, timeout_s=60) as client,
     ):
         assert client.infer("identity", images).outputs["y"].shape == images.shape

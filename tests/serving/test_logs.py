@@ -196,12 +196,12 @@ def test_settings_apply_to_the_whole_process() -> None:
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["this"]
 
 
-def test_a_server_logs_a_line_a_call_and_no_values(tmp_path: Path) -> None:
+def test_a_server_logs_a_line_a_call_and_no_values(tmp_path: Path, transport: str) -> None:
     models.put(tmp_path, "mlp", models.mlp())
     row = {"input": np.full((2, 8), 0.12345, np.float32)}
     with (
         logged(JsonLines()) as stream,
-        running_server(tmp_path, log=LogConfig(access=True)) as running,
+        running_server(tmp_path, log=LogConfig(access=True), transport=transport) as running,
         InferenceClient(running.address, timeout_s=20) as client,
     ):
         client.infer("mlp", row)

@@ -25,6 +25,7 @@ from hlserve.rpcs import RPCS, Rpc
 from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import BatchingConfig, ServerConfig
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.limits import LimitsConfig
 from hlserve.serving.listening import Listening
 from hlserve.serving.server import TRANSPORTS
 from hlserve.serving.store import ModelStore
@@ -46,11 +47,14 @@ TIMEOUT_S = 60
 
 @pytest.fixture(scope="module")
 def both(repository: Path) -> Iterator[dict[str, RunningServer]]:
-    """A server a transport over the same models; nothing is joined."""
-    alone = BatchingConfig(max_rows=1)
+    """A server a transport over the same models; nothing is joined, and messages may be large."""
+    options = {
+        "batching": BatchingConfig(max_rows=1),
+        "limits": LimitsConfig(max_message_bytes=2**31 - 1, max_tensor_elements=2**31),
+    }
     with contextlib.ExitStack() as stack:
         yield {
-            name: stack.enter_context(running_server(repository, transport=name, batching=alone))
+            name: stack.enter_context(running_server(repository, transport=name, **options))
             for name in TRANSPORTS
         }
 
