@@ -53,7 +53,8 @@ def main() -> int:
             measured = _measure(rows, servers, skipped, client, args.rounds)
     by_rows = {one.rows: one for one in floors}
     lines = [line for one in measured for line in table.lines_of(one, by_rows)]
-    print(table.as_text(lines), table.floors_text(floors), table.score(lines), sep="\n\n")
+    print(table.as_text(lines), table.floors_text(floors), table.quiet(measured), sep="\n\n")
+    print(table.score(lines))
     _print_failures(measured)
     if args.json:
         _write(Path(args.json), measured, floors, lines)

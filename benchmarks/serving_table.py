@@ -98,6 +98,21 @@ def score(lines: Sequence[Line]) -> str:
     return f"must reached: {sum(must)} of {len(must)}; stretch: {sum(stretch)} of {len(stretch)}"
 
 
+def quiet(measured: Sequence[Measured]) -> str:
+    """How much of its core the server got where the load fills it: less than all is noise."""
+    shares = [
+        (cost.server_cpu_s / cost.seconds, one.row.name, server)
+        for one in measured
+        if one.row.kind in ("cpu", "share") and one.row.load.connections > 1
+        for server, runs in one.runs.items()
+        for cost in runs
+    ]
+    if not shares:
+        return ""
+    share, row, server = min(shares)
+    return f"least share of its core that a loaded server had: {share:.0%} ({row}, {server})"
+
+
 # ----- below
 
 
