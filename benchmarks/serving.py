@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _names(known: Sequence[str]) -> object:
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         given = tuple(word.strip() for word in text.split(",")) if text != "none" else ()
         unknown = [word for word in given if word not in known]

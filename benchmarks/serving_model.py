@@ -25,7 +25,6 @@ NAME, INPUT, OUTPUT = "mlp", "x", "y"
 WIDTHS = (784, 300, 100, 10)
 # So many different requests go round: an answer given to the wrong request has wrong values.
 REQUESTS = 64
-GRPC_PREFIX = 5  # bytes before a gRPC message
 
 
 @dataclass(frozen=True, slots=True)
