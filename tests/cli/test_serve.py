@@ -104,9 +104,9 @@ def test_health_of_an_unknown_service_fails(root: Path, capsys: pytest.CaptureFi
 def test_a_port_in_use_is_told(root: Path, transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+        options = ("--port", str(port), "--transport", transport)
         ran = subprocess.run(
-            [sys.executable, "-m", "hlserve", "serve", root, "--port", f"{port}"]
-            + ["--transport", transport],
+            [*(sys.executable, "-m", "hlserve", "serve", root), *options],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
