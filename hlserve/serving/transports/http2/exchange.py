@@ -44,7 +44,6 @@ class Calls:
         self.loop = loop
         self.peer = peer
         self.flush = flush
-        self.held_bytes = 0
         self.connection: Connection[RequestHead]
 
     def began(self, stream: Stream, head: RequestHead) -> None:
@@ -75,20 +74,6 @@ class Calls:
         if stream.call is not None:
             stream.call.gone()
 
-    def hold(self, change: int) -> None:
-        """Counts bytes of unfinished requests.
-
-        Raises:
-            GrpcStatusError: there are too many.
-        """
-        self.held_bytes += change
-        if change > 0 and self.held_bytes > self.service.limits.max_buffered_bytes:
-            raise GrpcStatusError(
-                "RESOURCE_EXHAUSTED",
-                f"unfinished requests of this connection hold {self.held_bytes} bytes, "
-                f"at most {self.service.limits.max_buffered_bytes} are taken",
-            )
-
 
 class _Unary:
     """One request, one answer."""
@@ -111,17 +96,20 @@ class _Unary:
         stream = self._stream
         try:
             messages = self._reader.feed(data)
-            if not stream.has_ended:
-                self._messages += messages
-                self._hold(self._held + len(data))
-                self._calls.connection.consumed(stream, len(data))
-                return
-            messages = self._messages + messages if self._messages else messages
-            self._hold(0)
-            if len(messages) != 1 or self._reader.held_bytes:
+            if self._messages:
+                messages = self._messages + messages
+            if len(messages) > 1 or (
+                stream.has_ended and (not messages or self._reader.held_bytes)
+            ):
                 raise GrpcStatusError(
                     "UNIMPLEMENTED", f"{len(messages)} whole messages came, expected one"
                 )
+            if not stream.has_ended:
+                self._messages = messages
+                self._hold(self._reader.held_bytes + sum(map(len, messages)))
+                self._calls.connection.consumed(stream, len(data))
+                return
+            self._hold(0)
         except GrpcStatusError as error:
             self._hold(0)
             self._end(error)
@@ -136,7 +124,7 @@ class _Unary:
     def _hold(self, size: int) -> None:
         if size != self._held:
             change, self._held = size - self._held, size
-            self._calls.hold(change)
+            self._calls.service.hold(change)
 
     async def _answer(self, data: bytes) -> None:
         calls = self._calls
@@ -175,9 +163,11 @@ class _Streaming:
         "_context",
         "_drained",
         "_error",
+        "_held",
         "_is_head_sent",
         "_messages",
         "_news",
+        "_queued_bytes",
         "_reader",
         "_row",
         "_stream",
@@ -194,6 +184,7 @@ class _Streaming:
         self._context = context
         self._reader = MessageReader(encoding, calls.service.limits.max_message_bytes)
         self._messages: deque[bytes] = deque()
+        self._queued_bytes = self._held = 0
         self._uncredited = 0
         self._error: Exception | None = None
         self._news = asyncio.Event()
@@ -204,7 +195,10 @@ class _Streaming:
 
     def received(self, data: bytes) -> None:
         try:
-            self._messages.extend(self._reader.feed(data))
+            messages = self._reader.feed(data)
+            self._messages.extend(messages)
+            self._queued_bytes += sum(map(len, messages))
+            self._hold(self._queued_bytes + self._reader.held_bytes)
         except GrpcStatusError as error:
             self._error = error
         self._uncredited += len(data)
@@ -212,7 +206,13 @@ class _Streaming:
         self._news.set()
 
     def gone(self) -> None:
+        self._hold(0)
         self._task.cancel()
+
+    def _hold(self, size: int) -> None:
+        if size != self._held:
+            change, self._held = size - self._held, size
+            self._calls.service.hold(change)
 
     def _credit(self) -> None:
         """Credit for what was taken, and for a message that must become whole to be taken."""
@@ -224,6 +224,8 @@ class _Streaming:
         while True:
             while self._messages:
                 message = self._messages.popleft()
+                self._queued_bytes -= len(message)
+                self._hold(self._held - len(message))
                 self._credit()
                 self._calls.flush()
                 yield message
@@ -264,6 +266,7 @@ class _Streaming:
                     await self._drained.wait()
 
     def _end(self, status: str, details: str) -> None:
+        self._hold(0)
         sender = self._calls.connection.sender
         if self._is_head_sent:
             sender.trailers(self._stream, grpc_status.trailers(status, details))

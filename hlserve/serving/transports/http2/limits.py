@@ -30,7 +30,8 @@ class Http2Limits:
         max_continuations: frames after HEADERS that one block may take (CVE-2024-27316)
             [ENHANCE_YOUR_CALM].
         max_message_bytes: one gRPC message, also after decompression (status RESOURCE_EXHAUSTED).
-        max_buffered_bytes: of unfinished requests on one connection (RESOURCE_EXHAUSTED).
+        max_buffered_bytes: of unfinished requests on all connections (UNAVAILABLE), beside
+            those that ``LimitsConfig.max_in_flight_bytes`` counts; by default as many.
         max_unsent_bytes: answers that a client does not read, of one connection
             [ENHANCE_YOUR_CALM]. One answer alone may be larger.
         reset_burst: streams that the client opened and gave up, at once (CVE-2023-44487)
@@ -56,7 +57,7 @@ class Http2Limits:
     max_metadata_bytes: int = _COMMON.max_metadata_bytes
     max_continuations: int = 16
     max_message_bytes: int = _COMMON.max_message_bytes
-    max_buffered_bytes: int = 2**31
+    max_buffered_bytes: int = _COMMON.max_in_flight_bytes
     max_unsent_bytes: int = 2**28
     reset_burst: int = 1000
     reset_rate_hz: float = 100.0
@@ -77,6 +78,8 @@ class Http2Limits:
             max_header_bytes=max(_LEAST_HEADER_BYTES, 2 * limits.max_metadata_bytes),
             max_metadata_bytes=limits.max_metadata_bytes,
             max_message_bytes=limits.max_message_bytes,
+            # A request alone may always come: it is held to max_message_bytes.
+            max_buffered_bytes=max(limits.max_in_flight_bytes, 2 * limits.max_message_bytes),
         )
 
 

@@ -42,6 +42,7 @@ class GrpcService:
     def __init__(self, entry: Entry, limits: Http2Limits, max_tensor_elements: int) -> None:
         self.limits = limits
         self._entry = entry
+        self._held_bytes = 0
         self._rows = {rpc.path: _row(rpc, entry) for rpc in RPCS}
         self._fast = FastInfer(max_tensor_elements)
         self._infer = entry.infer(self._fast.encode)
@@ -49,6 +50,20 @@ class GrpcService:
     def row(self, path: str) -> Row | None:
         """The row that a path names."""
         return self._rows.get(path)
+
+    def hold(self, change: int) -> None:
+        """Counts bytes of requests that are not whole, or not taken yet, on all connections.
+
+        Raises:
+            GrpcStatusError: there are too many.
+        """
+        self._held_bytes += change
+        if change > 0 and self._held_bytes > self.limits.max_buffered_bytes:
+            raise GrpcStatusError(
+                "UNAVAILABLE",
+                f"unfinished requests hold {self._held_bytes} bytes, this server takes "
+                f"{self.limits.max_buffered_bytes} at once: try again later",
+            )
 
     async def unary(self, row: Row, data: bytes, context: CallContext) -> bytes:
         """The serialized answer of a call with one request and one answer.
