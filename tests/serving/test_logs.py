@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlserve.client import InferenceClient
@@ -103,6 +103,7 @@ def test_what_is_not_there_is_a_dash() -> None:
     assert {line[name] for name in names} == {"-"}
 
 
+@settings(deadline=None)  # the first example pays for what is made once
 @given(name=TEXTS)
 @pytest.mark.parametrize("formatter", [JsonLines(), PlainLines()])
 def test_a_name_never_makes_a_line_of_its_own(formatter: logging.Formatter, name: str) -> None:
