@@ -4,13 +4,18 @@ import asyncio
 import hashlib
 import json
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
+from hlserve import datatypes
 from hlserve.client import InferenceClient
 from hlserve.errors import NotFoundError, ServerError
+from hlserve.pb.messages import inference
 from hlserve.repository import Metadata, TensorSpec, publish
 from hlserve.serving.description import EXTENSIONS, ServerMetadata
 from tests.serving import models
@@ -73,6 +78,40 @@ def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(
     assert counts.failures == {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 1}
     assert counts.pending == 0
     assert counts.last_inference_ms > 0
+
+
+def test_a_request_whose_caller_went_away_never_runs(root: Path, transport: str) -> None:
+    first, second = slow_request(20_000), slow_request(1)
+    with (
+        running_server(root, transport=transport) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        (counts,) = [model.statistics for model in server.server.models if model.name == "slow"]
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        running = infer.future(first, timeout=30)
+        _wait_for(lambda: counts.pending == 1)
+        waiting = infer.future(second, timeout=30)
+        _wait_for(lambda: counts.pending == 2)
+        waiting.cancel()
+        _wait_for(lambda: counts.failures["CANCELED"] == 1)
+        assert running.result()
+        assert (counts.execution_count, counts.pending) == (1, 0)
+
+
+def slow_request(repeats: int) -> bytes:
+    request = inference.ModelInferRequest(model_name="slow")
+    for name, array in models.slow_inputs(repeats).items():
+        request.inputs.add(
+            name=name, datatype=datatypes.of_array(array).name, shape=list(array.shape)
+        )
+        request.raw_input_contents.append(array.tobytes())
+    return request.SerializeToString()
+
+
+def _wait_for(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
 
 
 def drain(server: RunningServer) -> bool:

@@ -224,8 +224,11 @@ class DynamicBatcher:
         if self._busy >= self._instances or self._turn is not None:
             return  # the end of a run, or the turn, takes it
         delay_s = self._config.max_queue_delay_s
-        is_enough = self._queue.rows_like(pending) >= self._config.enough_rows
-        if delay_s <= 0 or pending.key is None or is_enough:
+        if (
+            delay_s <= 0
+            or pending.key is None
+            or self._queue.rows_like(pending) >= self._config.enough_rows
+        ):
             self._go_soon(loop)
             return
         at_s = pending.arrived_ns / 1e9 + delay_s

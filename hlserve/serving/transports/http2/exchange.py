@@ -13,6 +13,7 @@ from hlserve.serving.dataplane import deadline_after
 from hlserve.serving.transports.calls import CallContext
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.connection import Connection
+from hlserve.serving.transports.http2.eager_call import EagerCall
 from hlserve.serving.transports.http2.frames import ConnectionFaultError
 from hlserve.serving.transports.http2.grpc_framing import PREFIX, MessageReader, framed
 from hlserve.serving.transports.http2.grpc_request import RequestHead
@@ -90,7 +91,7 @@ class _Unary:
         self._reader = MessageReader(encoding, calls.service.limits.max_message_bytes)
         self._messages: list[bytes] = []
         self._held = 0
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | EagerCall | None = None
 
     def received(self, data: bytes) -> None:
         stream = self._stream
@@ -114,7 +115,11 @@ class _Unary:
             self._hold(0)
             self._end(error)
             return
-        self._task = self._calls.loop.create_task(self._answer(messages[0]))
+        answer = self._answer(messages[0])
+        if self._row.is_infer:
+            self._task = EagerCall(answer)
+        else:
+            self._task = self._calls.loop.create_task(answer)
 
     def gone(self) -> None:
         self._hold(0)

@@ -73,8 +73,6 @@ class GrpcService:
         """
         context.record.request_bytes = len(data)
         if row.is_infer:
-            # The seam for a call without a task: the data plane answers a future here, and a
-            # callback of its could write the reply.
             request = self._fast.decode(data, context.deadline_s)
             if request is not None:
                 return await self._infer(request, context)
