@@ -160,11 +160,6 @@ class GrpcProtocol(asyncio.Protocol):
             self._connection.go_away(is_last=True)
             self._flush_soon()
 
-    def _grow_old(self) -> None:
-        if not self._is_leaving:
-            self._is_leaving = True
-            self.drain()
-
     def abort(self) -> None:
         """Closes at once; calls in flight are cancelled."""
         if self._transport is not None:
@@ -201,14 +196,19 @@ class GrpcProtocol(asyncio.Protocol):
         limits = self._limits
         if now_s - self._busy_s > limits.idle_timeout_s:
             self._finish_drain()
-        elif limits.max_connection_age_s and now_s - self._made_s > limits.max_connection_age_s:
-            self._grow_old()
+        elif self._is_old(now_s):
+            self._is_leaving = True
+            self.drain()
         elif self._ping_s is not None:
             if now_s - self._ping_s > limits.keepalive_timeout_s:
                 self.abort()
         elif self._connection.streams and now_s - self._received_s > limits.keepalive_s:
             self._ping_s = now_s
             self._connection.sender.control(_KEEPALIVE_PING)
+
+    def _is_old(self, now_s: float) -> bool:
+        most_s = self._limits.max_connection_age_s
+        return 0 < most_s < now_s - self._made_s and not self._is_leaving
 
 
 _DRAIN_STEP_S = 0.05  # for streams already on their way when GOAWAY leaves
