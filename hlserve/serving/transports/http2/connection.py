@@ -9,36 +9,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from hlserve.serving.transports.http2 import frames
 from hlserve.serving.transports.http2.frames import ConnectionFaultError, ErrorCode
 from hlserve.serving.transports.http2.headers import Field, HeaderDecoder
 from hlserve.serving.transports.http2.limits import Allowance, Http2Limits
-from hlserve.serving.transports.http2.sending import Sender
-from hlserve.serving.transports.http2.streams import Stream
+from hlserve.serving.transports.http2.sending import Sender, our_settings
+from hlserve.serving.transports.http2.streams import HeaderBlock, Listener, Stream
 
 Head = TypeVar("Head")
-HeadIn = TypeVar("HeadIn", contravariant=True)
 
 _REMEMBERED_RESETS = 1024  # streams that we ended: frames already on their way are ignored
-
-
-class MalformedRequestError(Exception):
-    """A request that is no HTTP/2 request (section 8.1.1); ends its stream, not the connection."""
-
-
-class Listener(Protocol[HeadIn]):
-    """What a connection tells; every method runs inside ``receive``."""
-
-    def began(self, stream: Stream, head: HeadIn) -> None:
-        """A request's headers came; ``stream.has_ended`` where nothing follows."""
-
-    def received(self, stream: Stream, data: bytes) -> None:
-        """A piece of the body came, perhaps empty; the last one where ``stream.has_ended``."""
-
-    def gone(self, stream: Stream) -> None:
-        """The stream ended before its answer: the client gave up, or broke a rule."""
 
 
 class Connection(Generic[Head]):
@@ -68,9 +50,8 @@ class Connection(Generic[Head]):
         self._waiting: list[bytes] = []  # the beginning of a frame that is not whole yet
         self._waiting_bytes = 0
         self._needed_bytes = len(frames.PREFACE)
-        self._has_preface = False
-        self._has_settings = False
-        self._block: _Block | None = None
+        self._has_preface = self._has_settings = False
+        self._block: HeaderBlock | None = None
         self._receive_window = limits.connection_window_bytes
         self._credit_below = limits.connection_window_bytes // 2
         self._reset_by_us: OrderedDict[int, None] = OrderedDict()
@@ -80,7 +61,7 @@ class Connection(Generic[Head]):
         self.sender = Sender(self.streams, self._sent_all, limits)
         self.is_closed = False
         self.fault: ConnectionFaultError | None = None
-        self.sender.control(_our_settings(limits))
+        self.sender.control(our_settings(limits))
 
     @property
     def is_waiting_for_rest(self) -> bool:
@@ -166,7 +147,7 @@ class Connection(Generic[Head]):
         elif kind == frames.PUSH_PROMISE:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
         elif kind == frames.GOAWAY:
-            _expect(number == 0, "GOAWAY on a stream")
+            frames.expect(number == 0, "GOAWAY on a stream")
             self._control()
         else:
             self._ignored_frame(kind, number, payload)
@@ -179,24 +160,25 @@ class Connection(Generic[Head]):
         if flags & frames.PRIORITY_FLAG:
             if len(payload) < 5:
                 raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without priority")
-            _expect(frames.word(payload[:4]) & frames.STREAM_MASK != number, "depends on itself")
+            frames.expect(
+                frames.word(payload[:4]) & frames.STREAM_MASK != number, "depends on itself"
+            )
             payload = payload[5:]
         ends = bool(flags & frames.END_STREAM)
         if flags & frames.END_HEADERS:
             self._whole_block(number, payload, ends)
         else:
-            self._block = _Block(number, ends, [payload], len(payload))
+            self._block = HeaderBlock(number, ends, [payload], len(payload))
 
     def _continuation(self, flags: int, number: int, payload: bytes) -> None:
         block = self._block
-        _expect(block is not None and block.number == number, "CONTINUATION without HEADERS")
+        frames.expect(block is not None and block.number == number, "CONTINUATION without HEADERS")
         assert block is not None
         block.parts.append(payload)
         block.size_bytes += len(payload)
-        if (
-            block.size_bytes > self._limits.max_header_bytes
-            or len(block.parts) > self._limits.max_continuations + 1
-        ):
+        limits = self._limits
+        is_long = len(block.parts) > limits.max_continuations + 1
+        if is_long or block.size_bytes > limits.max_header_bytes:
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too large a header block")
         if flags & frames.END_HEADERS:
             self._block = None
@@ -209,7 +191,7 @@ class Connection(Generic[Head]):
             self._decoder.skip(block)
             self._trailers(number, ends)
             return
-        _expect(number & 1 == 1, "a client opens odd streams")
+        frames.expect(number & 1 == 1, "a client opens odd streams")
         self._last_stream = number
         if len(self.streams) >= self._limits.max_streams or number > self._refuses_after:
             self._decoder.skip(block)
@@ -217,15 +199,11 @@ class Connection(Generic[Head]):
             return
         try:
             head = self._decoder.request(block)
-        except MalformedRequestError:
+        except frames.MalformedRequestError:
             self._refuse(number, ErrorCode.PROTOCOL_ERROR)
             return
-        stream = Stream(
-            number,
-            self._limits.stream_window_bytes,
-            self.sender.initial_window,
-            self._now_s,
-        )
+        windows = (self._limits.stream_window_bytes, self.sender.initial_window)
+        stream = Stream(number, *windows, self._now_s)
         stream.has_ended = ends
         self.streams[number] = stream
         self._listener.began(stream, head)
@@ -257,7 +235,7 @@ class Connection(Generic[Head]):
             self._credit_connection()
         stream = self.streams.get(number)
         if stream is None:
-            _expect(number != 0 and number <= self._last_stream, "DATA on an idle stream")
+            frames.expect(number != 0 and number <= self._last_stream, "DATA on an idle stream")
             self._frame_on_closed(number)
             if not payload:
                 self._control()
@@ -323,13 +301,13 @@ class Connection(Generic[Head]):
             self._reset_by_us.popitem(last=False)
 
     def _frame_on_closed(self, number: int) -> None:
-        _expect(number & 1 == 1, "a frame on a stream that nobody opened")
+        frames.expect(number & 1 == 1, "a frame on a stream that nobody opened")
         if number not in self._reset_by_us:
             raise ConnectionFaultError(ErrorCode.STREAM_CLOSED, f"stream {number} was closed")
 
     def _rst_stream(self, number: int, payload: bytes) -> None:
-        _expect_bytes(payload, 4, "RST_STREAM")
-        _expect(0 < number <= self._last_stream, "RST_STREAM on an idle stream")
+        frames.expect_bytes(payload, 4, "RST_STREAM")
+        frames.expect(0 < number <= self._last_stream, "RST_STREAM on an idle stream")
         if not self._resets.take(self._now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets")
         stream = self.streams.get(number)
@@ -381,10 +359,10 @@ class Connection(Generic[Head]):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
-        _expect(number == 0, "SETTINGS on a stream")
+        frames.expect(number == 0, "SETTINGS on a stream")
         self._control()
         if flags & frames.ACK:
-            _expect_bytes(payload, 0, "SETTINGS ACK")
+            frames.expect_bytes(payload, 0, "SETTINGS ACK")
             return
         self._has_settings = True
         # First, since it opens the client's windows for what the settings let go.
@@ -392,21 +370,21 @@ class Connection(Generic[Head]):
         self.sender.settings(frames.parse_settings(payload))
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
-        _expect(number == 0, "PING on a stream")
-        _expect_bytes(payload, 8, "PING")
+        frames.expect(number == 0, "PING on a stream")
+        frames.expect_bytes(payload, 8, "PING")
         self._control()
         if not flags & frames.ACK:
             self.sender.control(frames.ping(payload, is_ack=True))
 
     def _window_update(self, number: int, payload: bytes) -> None:
-        _expect_bytes(payload, 4, "WINDOW_UPDATE")
+        frames.expect_bytes(payload, 4, "WINDOW_UPDATE")
         increment = frames.word(payload) & frames.STREAM_MASK
         stream = self.streams.get(number)
         if number == 0:
-            _expect(increment > 0, "WINDOW_UPDATE of 0")
+            frames.expect(increment > 0, "WINDOW_UPDATE of 0")
             self.sender.credit_connection(increment)
         elif stream is None:
-            _expect(number <= self._last_stream, "WINDOW_UPDATE on an idle stream")
+            frames.expect(number <= self._last_stream, "WINDOW_UPDATE on an idle stream")
         elif increment == 0:
             self.reset(stream, ErrorCode.PROTOCOL_ERROR)
         elif not self.sender.credit(stream, increment):
@@ -418,40 +396,5 @@ class Connection(Generic[Head]):
         """PRIORITY, which is deprecated, and kinds that we do not know (sections 5.3.2, 5.5)."""
         self._control()
         if kind == frames.PRIORITY:
-            _expect(number != 0, "PRIORITY without a stream")
-            _expect_bytes(payload, 5, "PRIORITY")
-
-
-class _Block:
-    """A header block of which more is to come."""
-
-    __slots__ = ("ends", "number", "parts", "size_bytes")
-
-    def __init__(self, number: int, ends: bool, parts: list[bytes], size_bytes: int) -> None:
-        self.number = number
-        self.ends = ends
-        self.parts = parts
-        self.size_bytes = size_bytes
-
-
-def _our_settings(limits: Http2Limits) -> bytes:
-    values = {
-        frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
-        frames.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
-        frames.MAX_FRAME_SIZE: limits.max_frame_bytes,
-        frames.MAX_HEADER_LIST_SIZE: min(limits.max_header_bytes, limits.max_metadata_bytes),
-    }
-    more = limits.connection_window_bytes - frames.DEFAULT_WINDOW_BYTES
-    return frames.settings(values) + (frames.window_update(0, more) if more > 0 else b"")
-
-
-def _expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, otherwise)
-
-
-def _expect_bytes(payload: bytes, size: int, kind: str) -> None:
-    if len(payload) != size:
-        raise ConnectionFaultError(
-            ErrorCode.FRAME_SIZE_ERROR, f"{kind} of {len(payload)} bytes, expected {size}"
-        )
+            frames.expect(number != 0, "PRIORITY without a stream")
+            frames.expect_bytes(payload, 5, "PRIORITY")

@@ -66,6 +66,10 @@ class ConnectionFaultError(Exception):
         self.reason = reason
 
 
+class MalformedRequestError(Exception):
+    """A request that is no HTTP/2 request (section 8.1.1); ends its stream, not the connection."""
+
+
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     """One frame of any kind."""
     return HEADER.pack(len(payload) << 8 | kind, flags, stream_id) + payload
@@ -143,3 +147,25 @@ def without_padding(payload: bytes) -> bytes:
             "padding is longer than its frame",
         )
     return payload[1 : len(payload) - payload[0]]
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    """A rule.
+
+    Raises:
+        ConnectionFaultError: it is broken.
+    """
+    if not holds:
+        raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, otherwise)
+
+
+def expect_bytes(payload: bytes, size: int, kind: str) -> None:
+    """A frame's one length.
+
+    Raises:
+        ConnectionFaultError: it has another.
+    """
+    if len(payload) != size:
+        raise ConnectionFaultError(
+            ErrorCode.FRAME_SIZE_ERROR, f"{kind} of {len(payload)} bytes, expected {size}"
+        )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from hlserve.serving.transports.http2 import grpc_status
-from hlserve.serving.transports.http2.connection import MalformedRequestError
+from hlserve.serving.transports.http2.frames import MalformedRequestError
 from hlserve.serving.transports.http2.grpc_framing import ENCODINGS
 from hlserve.serving.transports.http2.headers import Field
 

@@ -247,3 +247,15 @@ class Sender:
             self.trailers_only(stream, stream.trailers)
         elif stream.on_drained is not None:
             stream.on_drained()
+
+
+def our_settings(limits: Http2Limits) -> bytes:
+    """What the server says first."""
+    values = {
+        frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
+        frames.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+        frames.MAX_FRAME_SIZE: limits.max_frame_bytes,
+        frames.MAX_HEADER_LIST_SIZE: min(limits.max_header_bytes, limits.max_metadata_bytes),
+    }
+    more = limits.connection_window_bytes - frames.DEFAULT_WINDOW_BYTES
+    return frames.settings(values) + (frames.window_update(0, more) if more > 0 else b"")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+HeadIn = TypeVar("HeadIn", contravariant=True)
 
 
 class Stream:
@@ -50,3 +52,28 @@ class Stream:
         self.trailers: bytes | None = None
         self.on_drained: Callable[[], None] | None = None
         self.call: Any = None
+
+
+class HeaderBlock:
+    """A header block of which more is to come."""
+
+    __slots__ = ("ends", "number", "parts", "size_bytes")
+
+    def __init__(self, number: int, ends: bool, parts: list[bytes], size_bytes: int) -> None:
+        self.number = number
+        self.ends = ends
+        self.parts = parts
+        self.size_bytes = size_bytes
+
+
+class Listener(Protocol[HeadIn]):
+    """What a connection tells; every method runs inside ``receive``."""
+
+    def began(self, stream: Stream, head: HeadIn) -> None:
+        """A request's headers came; ``stream.has_ended`` where nothing follows."""
+
+    def received(self, stream: Stream, data: bytes) -> None:
+        """A piece of the body came, perhaps empty; the last one where ``stream.has_ended``."""
+
+    def gone(self, stream: Stream) -> None:
+        """The stream ended before its answer: the client gave up, or broke a rule."""
