@@ -149,6 +149,8 @@ def _server(root: Path, report: Report) -> Iterator[tuple[subprocess.Popen[str],
         *(sys.executable, "-m", "hlserve", "serve", str(root / "models"), "--port", "0"),
         *("--model-control", "explicit", "--load-model", "*", "--transport", report.transport),
         *("--no-metrics", "--log-level", "error"),
+        # One killed client's requests alone fill the default queue, and a refusal counts as lost.
+        *("--max-queue-rows", "262144"),
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
