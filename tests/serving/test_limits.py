@@ -70,14 +70,19 @@ def test_a_request_beyond_the_most_at_once_is_refused_and_health_still_answers(
     with (
         running_server(tmp_path, limits=limits, transport=transport) as running,
         InferenceClient(running.address, timeout_s=20) as client,
-        concurrent.futures.ThreadPoolExecutor(4) as threads,
+        grpc.insecure_channel(running.address) as channel,
+        concurrent.futures.ThreadPoolExecutor(1) as threads,
     ):
-        runs = [threads.submit(client.infer, "slow", models.slow_inputs(20_000)) for _ in range(4)]
+        (model,) = running.server.models
+        run = threads.submit(client.infer, "slow", models.slow_inputs(50_000))
+        while not model.statistics.pending:
+            assert not run.done()
         assert client.is_server_ready()
-        errors = [error for run in runs if (error := run.exception()) is not None]
-        assert errors
-        assert all("1 requests are in flight" in str(error) for error in errors)
-        assert {error.status for error in errors} == {"UNAVAILABLE"}  # type: ignore[attr-defined]
+        with pytest.raises(grpc.RpcError) as caught:  # our client would ask again
+            channel.unary_unary(INFER.path)(request_of(1), timeout=20)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert "1 requests are in flight" in caught.value.details()
+        assert run.result(timeout=30)
         assert client.infer("slow", models.slow_inputs(1)).outputs["y"].shape == (8, 256)
 
 
