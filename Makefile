@@ -11,6 +11,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARITY_READY := $(PARITY_VENV)/.ready
 PEERS_READY := $(PEERS_VENV)/.ready
+MLSERVER_VENV ?= .venv-mlserver
+KSERVE_VENV ?= .venv-kserve
+SERVING_BUILD := build/serving
+# The runtime is the one that hlserve serves through, in every environment.
+SERVING_RUNTIME := $(shell sed -n 's/^\(onnxruntime==[^ ]*\).*/\1/p' requirements/test.txt)
+MLSERVER := mlserver==1.7.1 $(SERVING_RUNTIME)
+KSERVE := kserve==0.21.0 $(SERVING_RUNTIME)
+SERVING_PACKAGES := g++ pkg-config libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libnghttp2-dev libssl-dev
 PEERS := nncf==3.4.0 openvino==2026.4.1 onnxruntime==1.31.1 onnx==1.23.2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 CHECKED := hlserve compress tests tools benchmarks examples
@@ -22,10 +30,10 @@ export ORT_DISABLE_TELEMETRY := 1
 test check parity slow: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env peers bench soak image lock clean
+.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env peers bench soak serving-packages serving-peers bench-serving image lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv with the pinned requirements and hlserve itself
 
@@ -99,6 +107,38 @@ bench: $(PARITY_READY) $(READY) $(PEERS_READY)  ## benchmarks beside their peers
 soak: $(READY)  ## half an hour of everything that happens to a server: nothing wrong, lost or leaked
 	PYTHONPATH=. $(BIN)/python -m benchmarks.serving_soak --minutes 30
 
+serving-packages:  ## install Debian's packages for the C++ side of `make bench-serving` (as root)
+	apt-get update
+	apt-get install --yes --no-install-recommends $(SERVING_PACKAGES)
+
+$(MLSERVER_VENV)/.ready:
+	test -x $(MLSERVER_VENV)/bin/python || $(PYTHON) -m venv $(MLSERVER_VENV)
+	$(MLSERVER_VENV)/bin/python $(PIP_INSTALL) $(MLSERVER)
+	touch $@
+
+$(KSERVE_VENV)/.ready:
+	test -x $(KSERVE_VENV)/bin/python || $(PYTHON) -m venv $(KSERVE_VENV)
+	$(KSERVE_VENV)/bin/python $(PIP_INSTALL) $(KSERVE)
+	touch $@
+
+# A peer that cannot be installed is left out of the table, with its reason.
+serving-peers: $(SERVING_BUILD)/load_client  ## build the load client, make the peers of `make bench-serving`
+	-$(MAKE) $(MLSERVER_VENV)/.ready
+	-$(MAKE) $(KSERVE_VENV)/.ready
+	-$(MAKE) $(SERVING_BUILD)/canned_server
+
+$(SERVING_BUILD)/load_client: $(wildcard benchmarks/cpp/load_client.cc benchmarks/cpp/*.h)
+	mkdir -p $(@D)
+	g++ -std=c++17 -O2 -Wall -Wextra -o $@ $< -lnghttp2 -lssl -lcrypto
+
+$(SERVING_BUILD)/canned_server: benchmarks/cpp/canned_server.cc benchmarks/cpp/canned.proto
+	mkdir -p $(@D)
+	protoc --proto_path=benchmarks/cpp --cpp_out=$(@D) --grpc_out=$(@D) --plugin=protoc-gen-grpc=$$(command -v grpc_cpp_plugin) canned.proto
+	g++ -std=c++17 -O2 -Wall -Wextra -I$(@D) -o $@ $< $(@D)/canned.pb.cc $(@D)/canned.grpc.pb.cc $$(pkg-config --libs grpc++ protobuf)
+
+bench-serving: $(READY) serving-peers  ## server CPU per request beside MLServer, KServe and C++ gRPC: reported, never a gate
+	PYTHONPATH=. $(BIN)/python -m benchmarks.serving
+
 image:  ## the container image for the CPU; `make image TARGET=gpu` for the other
 	docker build $(if $(TARGET),--target $(TARGET)) --tag $(IMAGE)$(if $(TARGET),:$(TARGET)) .
 
@@ -113,5 +153,5 @@ lock: $(READY)  ## pin requirements/*.txt anew, the widest set first
 	done
 
 clean:  ## remove the environments and everything that was built
-	rm -rf $(VENV) $(PARITY_VENV) $(PEERS_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) $(PARITY_VENV) $(PEERS_VENV) $(MLSERVER_VENV) $(KSERVE_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -149,7 +149,8 @@ def _server(root: Path, report: Report) -> Iterator[tuple[subprocess.Popen[str],
         *(sys.executable, "-m", "hlserve", "serve", str(root / "models"), "--port", "0"),
         *("--model-control", "explicit", "--load-model", "*"),
         *("--metrics-port", "0", "--log-level", "error"),
-        *("--max-queue-rows", "65536"),  # several requests of the client that is killed
+        # One killed client's requests alone fill the default queue, and a refusal counts as lost.
+        *("--max-queue-rows", "262144"),
     ]
     if report.transport != "grpcio":
         command += ["--transport", report.transport]

@@ -11,13 +11,16 @@ import pytest
 from hlserve import datatypes
 from hlserve.client import InferenceClient
 from hlserve.errors import InvalidRequestError, ServerError
+from hlserve.serving.server import TRANSPORTS
 from hlserve.serving.session import Session
 from tests.serving import models
 from tests.serving.running import running_server
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def address(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[str]:
     root: Path = tmp_path_factory.mktemp("models")
     for row in datatypes.DATATYPES:
         models.put(root, row.name, models.identity(row.name))
@@ -26,7 +29,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models.put(root, "two", models.add_and_subtract())
     models.put(root, "slow", models.slow())
     models.put(root, "bad", b"junk")
-    with running_server(root) as server:
+    with running_server(root, transport=request.param) as server:
         yield server.address
 
 

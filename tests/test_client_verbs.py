@@ -10,13 +10,17 @@ import pytest
 
 from hlserve.client import AsyncInferenceClient, InferenceClient, PredictResult
 from hlserve.errors import DataError, InvalidRequestError, ServerError
+from hlserve.serving.server import TRANSPORTS
 from tests.serving.prediction_models import CLASSES, make_repository
 from tests.serving.running import running_server
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(make_repository(tmp_path_factory.mktemp("models"))) as running:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def address(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    root = make_repository(tmp_path_factory.mktemp("models"))
+    with running_server(root, transport=request.param) as running:
         yield running.address
 
 

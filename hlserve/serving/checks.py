@@ -10,6 +10,8 @@ from hlserve.serving.model import ServedModel
 from hlserve.serving.request import Array, InferRequest
 from hlserve.serving.session import TensorInfo
 
+_MAX_ACCEPTED = 512
+
 
 def check_request(model: ServedModel, request: InferRequest) -> None:
     """Checks the inputs and the requested outputs against the model.
@@ -17,12 +19,18 @@ def check_request(model: ServedModel, request: InferRequest) -> None:
     Raises:
         InvalidRequestError: they do not fit; the message names model, tensor, expected and got.
     """
+    if request.signature is not None and request.signature in model.accepted:
+        return
     _check_input_names(model, request)
     for tensor in model.session.inputs:
         _check_input(model.label, tensor, request.inputs[tensor.name])
     if model.joins:
         _check_rows(model, request)
     _check_outputs(model, request.outputs)
+    if request.signature is not None:
+        if len(model.accepted) >= _MAX_ACCEPTED:
+            model.accepted.clear()
+        model.accepted.add(request.signature)
 
 
 def _check_input_names(model: ServedModel, request: InferRequest) -> None:

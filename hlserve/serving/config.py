@@ -17,6 +17,8 @@ from hlserve.serving.tls import TlsConfig
 ControlMode = Literal["none", "explicit", "poll"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("none", "explicit", "poll")
 
+Transport = Literal["grpcio", "http2"]
+
 _MAX_THREADS = 1024
 
 
@@ -80,6 +82,7 @@ class ServerConfig:
     metrics: MetricsConfig | None = None
     tracing: TracingConfig | None = None
     log: LogConfig = field(default_factory=LogConfig)
+    transport: Transport = "grpcio"
 
     def __post_init__(self) -> None:
         _check_listening(self)

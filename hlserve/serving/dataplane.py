@@ -193,7 +193,7 @@ class DataPlane:
             model_name=model.name,
             model_version=str(model.version),
             request_id=request.request_id,
-            outputs={name: _values(model, request, name, answer.outputs[name]) for name in wanted},
+            outputs=_outputs(model, request, answer.outputs, wanted),
             rows=next(iter(request.inputs.values())).shape[0] if model.joins else 1,
             phases=answer.phases,
             statistics=model.statistics,
@@ -306,6 +306,15 @@ class DataPlane:
 def deadline_after(remaining_s: float | None) -> float | None:
     """A deadline on the event loop's clock, from the seconds that a call has left."""
     return None if remaining_s is None else time.monotonic() + remaining_s
+
+
+def _outputs(
+    model: ServedModel, request: InferRequest, outputs: Mapping[str, Array], wanted: Sequence[str]
+) -> dict[str, Array]:
+    """What was wanted, in the order wanted."""
+    if not request.classifications:
+        return {name: outputs[name] for name in wanted}
+    return {name: _values(model, request, name, outputs[name]) for name in wanted}
 
 
 def _values(model: ServedModel, request: InferRequest, name: str, array: Array) -> Array:

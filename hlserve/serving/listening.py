@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hlserve.serving.limits import LimitsConfig
 from hlserve.serving.tls import TlsConfig
 
 _PROBE_TIMEOUT_S = 1.0
+_PRIVATE = 0o177
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +66,28 @@ def remove_stale_socket(path: Path) -> None:
             raise UnavailableError(f"cannot listen on {path}: {error.strerror}") from error
         else:
             raise UnavailableError(f"cannot listen on {path}: another process does")
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """What is made inside is the owner's only: a socket's mode cannot be given at its making."""
+    before = os.umask(_PRIVATE)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def address_refused(address: str) -> UnavailableError:
+    """For a TCP address that could not be bound."""
+    return UnavailableError(
+        f"cannot listen on {address}: the port is in use, or the address is not this machine's"
+    )
+
+
+def socket_refused(path: Path) -> UnavailableError:
+    """For a Unix socket that could not be bound."""
+    return UnavailableError(
+        f"cannot listen on {path}: its folder is missing or not writable, or the path is longer "
+        "than 107 bytes"
+    )

@@ -56,6 +56,7 @@ class ServedModel:
         files: what lay in the model's and the version's folder when it was read.
         labels: of the classes of an output, by its name, where a label file says so.
         uses: the requests in flight; the session is closed after the last.
+        accepted: signatures of requests that fit; kept by ``checks``.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ServedModel:
     files: FileStamps = ()
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     uses: Uses = field(default_factory=Uses)
+    accepted: set[object] = field(default_factory=set)
 
     @property
     def label(self) -> str:

@@ -29,6 +29,8 @@ class InferRequest:
         priority: 1 is the highest level; 0: the model's default.
         timeout_us: the longest wait in the queue, where the model's policy lets a request say;
             0: the policy's.
+        signature: equal for requests to one model that are alike in all but their values: names,
+            datatypes, shapes, outputs; None: not known. What passed the checks once passes again.
     """
 
     model_name: str
@@ -41,6 +43,7 @@ class InferRequest:
     deadline_s: float | None = None
     priority: int = 0
     timeout_us: int = 0
+    signature: object | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import msgspec
 
 from hlserve.repository import Repository
 from hlserve.serving.batching import RunThreads
-from hlserve.serving.config import ServerConfig
+from hlserve.serving.config import ServerConfig, Transport
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.keys import ApiKeys
 from hlserve.serving.listening import Listening
@@ -31,13 +32,25 @@ from hlserve.serving.transports.calls import Calls
 from hlserve.serving.transports.entry import Answering, Entry, Stage
 from hlserve.serving.transports.everywhere import EverywhereCalls
 from hlserve.serving.transports.grpcio import GrpcioServer
+from hlserve.serving.transports.http2 import Http2Server
 from hlserve.serving.worker import Worker
 
 if TYPE_CHECKING:
     from hlserve.serving.tracing import Tracing
 
+TRANSPORTS: dict[Transport, type[GrpcioServer] | type[Http2Server]] = {
+    "grpcio": GrpcioServer,
+    "http2": Http2Server,
+}
+
 # After the last answer was made, its bytes still have to leave.
 _LAST_BYTES_GRACE_S = 1.0
+
+# New objects between two searches for cycles; Python's 700 are made by a dozen requests.
+_GARBAGE_THRESHOLD = 50_000
+
+# New objects between two searches for cycles; Python's 700 are made by a dozen requests.
+_GARBAGE_THRESHOLD = 50_000
 
 _LOG = logging.getLogger(__name__)
 
@@ -157,8 +170,9 @@ class Server:
     def _encoded_snapshot(self) -> bytes:
         return msgspec.msgpack.encode(self.snapshot())
 
-    def _make_transport(self, calls: Answering) -> GrpcioServer:
-        return GrpcioServer(Entry(calls, self._stages()), _listening(self._config))
+    def _make_transport(self, calls: Answering) -> GrpcioServer | Http2Server:
+        make = TRANSPORTS[self._config.transport]
+        return make(Entry(calls, self._stages()), _listening(self._config))
 
     def _stages(self) -> list[Stage]:
         """What stands around every call, from the outside in."""
@@ -200,6 +214,18 @@ def _listening(config: ServerConfig) -> Listening:
     )
 
 
+def loop_factory(transport: Transport) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """For our own transport uvloop's where it is installed; grpcio brings a loop of its own."""
+    if transport != "http2":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
 async def serve(
     config: ServerConfig,
     *,
@@ -231,6 +257,8 @@ async def serve(
     await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
     try:
         await loading  # a signal while loading: the load cannot be interrupted, only waited for
+        if config.transport == "http2":
+            _settle_garbage()
         if not stopping.is_set():
             on_ready(server)
         await stopped
@@ -246,6 +274,13 @@ async def _end_with_supervisor(worker: Worker | None, stopping: asyncio.Event) -
     if worker is not None:
         await worker.supervisor_gone()
         stopping.set()
+
+
+def _settle_garbage() -> None:
+    """What was loaded stays, and requests make few cycles: to look for them often costs time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 def _on_signals(stopping: asyncio.Event) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hlserve.cli import cli, run
 from hlserve.client import InferenceClient
 from hlserve.errors import ServerError
+from hlserve.serving.server import TRANSPORTS
 from tests.serving import models
 
 TIMEOUT_S = 30
@@ -46,8 +47,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_request_in_flight_is_answered_before_the_server_ends(root: Path) -> None:
-    with served(root, "--port", "0") as (process, address), InferenceClient(address) as client:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_request_in_flight_is_answered_before_the_server_ends(root: Path, transport: str) -> None:
+    with (
+        served(root, "--port", "0", "--transport", transport) as (process, address),
+        InferenceClient(address) as client,
+    ):
         assert client.is_healthy()
         answers: list[object] = []
         thread = threading.Thread(
@@ -72,12 +77,14 @@ def wait_until_busy(process: subprocess.Popen[str], idle: int) -> None:
         assert process.poll() is None
 
 
-def test_everything_can_be_said_in_the_environment(root: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_everything_can_be_said_in_the_environment(root: Path, transport: str) -> None:
     environment = {
         "HLSERVE_MODELS": str(root),
         "HLSERVE_PORT": "0",
         "HLSERVE_LOG_LEVEL": "error",
         "HLSERVE_SYSTEM_SHARED_MEMORY": "true",
+        "HLSERVE_TRANSPORT": transport,
     }
     with served(**environment) as (process, address), InferenceClient(address) as client:
         assert run(cli, ["health", address]) == 0
@@ -93,11 +100,13 @@ def test_health_of_an_unknown_service_fails(root: Path, capsys: pytest.CaptureFi
         assert "service 'no.such' is unknown" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_told(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_port_in_use_is_told(root: Path, transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+        options = ("--port", str(port), "--transport", transport)
         ran = subprocess.run(
-            [sys.executable, "-m", "hlserve", "serve", str(root), "--port", str(port)],
+            [*(sys.executable, "-m", "hlserve", "serve", root), *options],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -132,8 +141,12 @@ def test_a_missing_folder_and_a_missing_provider_are_told(
     assert "unknown provider 'tpu', expected one of cpu, cuda, tensorrt" in capfd.readouterr().err
 
 
-def test_a_second_signal_ends_at_once(root: Path) -> None:
-    with served(root, "--port", "0") as (process, address), InferenceClient(address) as client:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_second_signal_ends_at_once(root: Path, transport: str) -> None:
+    with (
+        served(root, "--port", "0", "--transport", transport) as (process, address),
+        InferenceClient(address) as client,
+    ):
         failures: list[ServerError] = []
 
         def ask() -> None:

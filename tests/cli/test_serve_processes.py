@@ -15,6 +15,7 @@ import pytest
 
 from hlserve.client import InferenceClient
 from hlserve.pb.messages import inference
+from hlserve.serving.server import TRANSPORTS
 from tests.serving import models
 
 TIMEOUT_S = 60
@@ -28,6 +29,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models.put(folder, "mlp", models.mlp())
     models.put(folder, "slow", models.slow())
     return folder
+
+
+@pytest.fixture(autouse=True, params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each transport, for every process that a test starts."""
+    monkeypatch.setenv("HLSERVE_TRANSPORT", request.param)
 
 
 @contextmanager

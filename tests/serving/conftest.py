@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hlserve.client import InferenceClient
+from hlserve.serving.server import TRANSPORTS
 from tests.serving import models
 from tests.serving.running import RunningServer, running_server
 
@@ -26,9 +27,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport: every test that asks a server holds over all of them."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[RunningServer]:
-    with running_server(repository) as running:
+def server(repository: Path, transport: str) -> Iterator[RunningServer]:
+    with running_server(repository, transport=transport) as running:
         yield running
 
 

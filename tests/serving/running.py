@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hlserve.serving.config import ServerConfig
-from hlserve.serving.server import Server
+from hlserve.serving.server import Server, loop_factory
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RunningServer:
 @contextmanager
 def running_server(models: Path, **options: Any) -> Iterator[RunningServer]:
     config = ServerConfig(models=models, port=0, **options)
-    loop = asyncio.new_event_loop()
+    loop = (loop_factory(config.transport) or asyncio.new_event_loop)()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 

@@ -118,7 +118,7 @@ def test_a_wrong_answer_would_be_noticed(references: list[Reference]) -> None:
 
 
 def test_every_answer_over_the_wire_is_what_its_rows_give_alone(
-    root: Path, references: list[Reference]
+    root: Path, references: list[Reference], transport: str
 ) -> None:
     by_name = {reference.model.name: reference for reference in references}
 
@@ -155,7 +155,7 @@ def test_every_answer_over_the_wire_is_what_its_rows_give_alone(
 
             return await prove(infer, list(by_name.values()), seed=11, requests=600, at_once=48)
 
-    with running_server(root, batching=batching()) as server:
+    with running_server(root, batching=batching(), transport=transport) as server:
         tally = asyncio.run(main(server.address))
     assert tally.wrong == []
     assert tally.outcomes["answered"] > 400

@@ -100,11 +100,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def top_of(root: Path, output: str) -> tuple[list[list[str]], np.ndarray]:
+def top_of(root: Path, output: str, transport: str) -> tuple[list[list[str]], np.ndarray]:
     """Labels of the two top classes of four rows, and the rows' logits."""
     triton = pytest.importorskip("tritonclient.grpc")
     array = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
-    with running_server(root) as server, triton.InferenceServerClient(server.address) as client:
+    with (
+        running_server(root, transport=transport) as server,
+        triton.InferenceServerClient(server.address) as client,
+    ):
         tensor = triton.InferInput("input", [4, 8], "FP32")
         tensor.set_data_from_numpy(array)
         classes = [triton.InferRequestedOutput(output, class_count=2)]
@@ -114,8 +117,8 @@ def top_of(root: Path, output: str) -> tuple[list[list[str]], np.ndarray]:
     return [[text.decode().split(":")[2] for text in row] for row in found], logits
 
 
-def test_a_client_gets_the_labels_of_the_version(root: Path) -> None:
-    top, logits = top_of(root, "probabilities")
+def test_a_client_gets_the_labels_of_the_version(root: Path, transport: str) -> None:
+    top, logits = top_of(root, "probabilities", transport)
     assert [row[0] for row in top] == [("ärmel", "b", "c")[n] for n in logits.argmax(axis=1)]
 
 
@@ -124,12 +127,12 @@ def test_a_client_gets_the_labels_of_the_version(root: Path) -> None:
     [("probabilities", ("eins", "zwei", "drei")), ("logits", ("ärmel", "b", "c"))],
 )
 def test_a_label_file_of_an_output_goes_before_the_labels_of_the_version(
-    root: Path, output: str, labels: tuple[str, ...]
+    root: Path, output: str, labels: tuple[str, ...], transport: str
 ) -> None:
     (root / "m" / "classes.txt").write_text("eins\nzwei\ndrei\n")
     (root / "m" / "config.pbtxt").write_text(
         'output { name: "probabilities" label_filename: "classes.txt" }\n'
         'output { name: "logits" }\n'
     )
-    top, logits = top_of(root, output)
+    top, logits = top_of(root, output, transport)
     assert [row[0] for row in top] == [labels[n] for n in logits.argmax(axis=1)]

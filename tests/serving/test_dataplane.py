@@ -4,14 +4,19 @@ import asyncio
 import hashlib
 import json
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
+from hlserve import datatypes
 from hlserve.client import InferenceClient
 from hlserve.errors import NotFoundError, ServerError
+from hlserve.pb.messages import inference
 from hlserve.repository import Metadata, TensorSpec, publish
 from hlserve.serving.config import ControlConfig
 from hlserve.serving.description import EXTENSIONS
@@ -39,8 +44,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_metadata_of_a_version_shows_as_properties(root: Path) -> None:
-    with running_server(root) as server, InferenceClient(server.address) as client:
+def test_metadata_of_a_version_shows_as_properties(root: Path, transport: str) -> None:
+    with (
+        running_server(root, transport=transport) as server,
+        InferenceClient(server.address) as client,
+    ):
         properties = client.model_metadata("m").properties
         assert client.model_metadata("slow").properties == {}
     assert json.loads(properties["class_labels"]) == ["ärmel", "b", "c"]
@@ -65,8 +73,13 @@ def test_the_extensions_are_those_that_are_there(
         assert client.server_metadata().extensions == EXTENSIONS + more
 
 
-def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(root: Path) -> None:
-    with running_server(root) as server, InferenceClient(server.address) as client:
+def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(
+    root: Path, transport: str
+) -> None:
+    with (
+        running_server(root, transport=transport) as server,
+        InferenceClient(server.address) as client,
+    ):
         for _ in range(5):
             client.infer("m", {"input": np.ones((2, 8), np.float32)})
         with pytest.raises(ServerError, match="INVALID_ARGUMENT"):
@@ -79,14 +92,53 @@ def test_every_request_is_counted_queued_or_not_and_refused_ones_by_reason(root:
     assert counts.last_inference_ms > 0
 
 
+def test_a_request_whose_caller_went_away_never_runs(root: Path, transport: str) -> None:
+    first, second = slow_request(20_000), slow_request(1)
+    with (
+        running_server(root, transport=transport) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        (counts,) = [model.statistics for model in server.server.models if model.name == "slow"]
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        running = infer.future(first, timeout=30)
+        _wait_for(lambda: counts.pending == 1)
+        waiting = infer.future(second, timeout=30)
+        _wait_for(lambda: counts.pending == 2)
+        waiting.cancel()
+        _wait_for(lambda: counts.failures["CANCELED"] == 1)
+        assert running.result()
+        assert (counts.execution_count, counts.pending) == (1, 0)
+
+
+def slow_request(repeats: int) -> bytes:
+    request = inference.ModelInferRequest(model_name="slow")
+    for name, array in models.slow_inputs(repeats).items():
+        request.inputs.add(
+            name=name, datatype=datatypes.of_array(array).name, shape=list(array.shape)
+        )
+        request.raw_input_contents.append(array.tobytes())
+    return request.SerializeToString()
+
+
+def _wait_for(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+
+
 def drain(server: RunningServer) -> bool:
     future = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
     return future.result(timeout=30)
 
 
-def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(root: Path) -> None:
+def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(
+    root: Path, transport: str
+) -> None:
     answers: list[object] = []
-    with running_server(root) as server, InferenceClient(server.address) as client:
+    with (
+        running_server(root, transport=transport) as server,
+        InferenceClient(server.address) as client,
+    ):
         asking = threading.Thread(
             target=lambda: answers.append(client.infer("slow", models.slow_inputs(100_000)))
         )
@@ -106,7 +158,7 @@ def test_draining_is_not_ready_first_refuses_the_new_and_finishes_the_old(root: 
     assert len(answers) == 1
 
 
-def test_what_does_not_end_in_time_is_ended(root: Path) -> None:
+def test_what_does_not_end_in_time_is_ended(root: Path, transport: str) -> None:
     failures: list[ServerError] = []
 
     def ask(client: InferenceClient) -> None:
@@ -116,7 +168,7 @@ def test_what_does_not_end_in_time_is_ended(root: Path) -> None:
             failures.append(error)
 
     with (
-        running_server(root, drain_timeout_s=0.05) as server,
+        running_server(root, drain_timeout_s=0.05, transport=transport) as server,
         InferenceClient(server.address) as client,
     ):
         asking = threading.Thread(target=ask, args=(client,))
@@ -138,8 +190,8 @@ def _wait_until_in_flight(server: RunningServer) -> None:
         pass
 
 
-def test_the_health_of_a_service_that_is_not_there_is_not_found(root: Path) -> None:
-    with running_server(root) as server:
+def test_the_health_of_a_service_that_is_not_there_is_not_found(root: Path, transport: str) -> None:
+    with running_server(root, transport=transport) as server:
         with pytest.raises(NotFoundError, match="service 'x' is unknown"):
             server.server._data_plane.health_check("x")
         assert server.server._data_plane.health_check("inference.GRPCInferenceService")

@@ -25,9 +25,14 @@ def watch(channel: grpc.Channel, service: str = "") -> Any:
     )(health.HealthCheckRequest(service=service), timeout=30)
 
 
-def test_a_drain_is_told_to_those_who_watch_and_then_ends_them(tmp_path: Path) -> None:
+def test_a_drain_is_told_to_those_who_watch_and_then_ends_them(
+    tmp_path: Path, transport: str
+) -> None:
     models.put(tmp_path, "m", models.mlp())
-    with running_server(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        running_server(tmp_path, transport=transport) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         whole, one = watch(channel), watch(channel, "inference.GRPCInferenceService")
         assert next(whole).status == next(one).status == STATUS.SERVING
         asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop).result(timeout=30)
@@ -38,9 +43,12 @@ def test_a_drain_is_told_to_those_who_watch_and_then_ends_them(tmp_path: Path) -
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_an_unknown_service_is_told_and_the_call_stays_open(tmp_path: Path) -> None:
+def test_an_unknown_service_is_told_and_the_call_stays_open(tmp_path: Path, transport: str) -> None:
     models.put(tmp_path, "m", models.mlp())
-    with running_server(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        running_server(tmp_path, transport=transport) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         states = watch(channel, "no.Such")
         assert next(states).status == STATUS.SERVICE_UNKNOWN
         assert states.is_active()

@@ -48,8 +48,10 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(make_repository(tmp_path_factory.mktemp("models"))) as running:
+def address(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[str]:
+    with running_server(
+        make_repository(tmp_path_factory.mktemp("models")), transport=transport
+    ) as running:
         yield running.address
 
 

@@ -44,7 +44,7 @@ def status(channel: grpc.Channel, path: str, **headers: str) -> str:
 
 
 def test_each_group_opens_to_its_keys_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, transport: str
 ) -> None:
     models.put(tmp_path / "models", "mlp", models.mlp())
     digest = hashlib.sha256(b"secret of all").hexdigest()
@@ -53,7 +53,7 @@ def test_each_group_opens_to_its_keys_only(
     )
     with (
         caplog.at_level(logging.DEBUG),
-        running_server(tmp_path / "models", api_key_file=path) as running,
+        running_server(tmp_path / "models", api_key_file=path, transport=transport) as running,
         grpc.insecure_channel(running.address) as channel,
     ):
         assert status(channel, LIVE) == "OK"
@@ -77,11 +77,13 @@ def test_each_group_opens_to_its_keys_only(
     assert "secret" not in caplog.text
 
 
-def test_a_group_that_is_not_listed_is_closed_and_the_file_may_be_json(tmp_path: Path) -> None:
+def test_a_group_that_is_not_listed_is_closed_and_the_file_may_be_json(
+    tmp_path: Path, transport: str
+) -> None:
     models.put(tmp_path / "models", "mlp", models.mlp())
     path = write(tmp_path / "keys.json", json.dumps({"inference": ["secret"]}))
     with (
-        running_server(tmp_path / "models", api_key_file=path) as running,
+        running_server(tmp_path / "models", api_key_file=path, transport=transport) as running,
         grpc.insecure_channel(running.address) as channel,
     ):
         assert status(channel, INFER) == "UNAUTHENTICATED"

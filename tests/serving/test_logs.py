@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlserve.client import InferenceClient
@@ -105,6 +105,7 @@ def test_what_is_not_there_is_a_dash() -> None:
     assert {line[name] for name in names} == {"-"}
 
 
+@settings(deadline=None)  # the first example pays for what is made once
 @given(name=TEXTS)
 @pytest.mark.parametrize("formatter", [JsonLines(), PlainLines()])
 def test_a_name_never_makes_a_line_of_its_own(formatter: logging.Formatter, name: str) -> None:
@@ -210,12 +211,12 @@ def test_lines_go_to_what_stderr_is_then(monkeypatch: pytest.MonkeyPatch) -> Non
     assert now.getvalue() == "a line\n"
 
 
-def test_a_server_logs_a_line_a_call_and_no_values(tmp_path: Path) -> None:
+def test_a_server_logs_a_line_a_call_and_no_values(tmp_path: Path, transport: str) -> None:
     models.put(tmp_path, "mlp", models.mlp())
     row = {"input": np.full((2, 8), 0.12345, np.float32)}
     with (
         logged(JsonLines()) as stream,
-        running_server(tmp_path, log=LogConfig(access=True)) as running,
+        running_server(tmp_path, log=LogConfig(access=True), transport=transport) as running,
         InferenceClient(running.address, timeout_s=20) as client,
     ):
         client.infer("mlp", row)

@@ -93,8 +93,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(root: Path) -> Iterator[RunningServer]:
-    with running_server(root, metrics=MetricsConfig(port=0)) as running:
+def server(root: Path, transport: str) -> Iterator[RunningServer]:
+    with running_server(root, metrics=MetricsConfig(port=0), transport=transport) as running:
         yield running
 
 
@@ -226,19 +226,19 @@ def test_a_scrape_counts_what_is_pending(server: RunningServer, root: Path) -> N
     assert value(text, "nv_inference_pending_request_count", model="mlp", version="1") == 2
 
 
-def test_the_port_is_closed_when_the_server_ends(root: Path) -> None:
-    with running_server(root, metrics=MetricsConfig(port=0)) as running:
+def test_the_port_is_closed_when_the_server_ends(root: Path, transport: str) -> None:
+    with running_server(root, metrics=MetricsConfig(port=0), transport=transport) as running:
         port = running.server.metrics_port
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
-def test_a_port_in_use_is_told(root: Path) -> None:
+def test_a_port_in_use_is_told(root: Path, transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
             pytest.raises(UnavailableError, match=f"cannot serve metrics on 127.0.0.1:{port}"),
-            running_server(root, metrics=MetricsConfig(port=port)),
+            running_server(root, metrics=MetricsConfig(port=port), transport=transport),
         ):
             pass
 
@@ -292,8 +292,11 @@ def test_an_impossible_port_is_refused() -> None:
         MetricsConfig(port=70_000)
 
 
-def test_without_metrics_no_spread_is_recorded_and_counts_are(root: Path) -> None:
-    with running_server(root) as running, InferenceClient(running.address, timeout_s=20) as client:
+def test_without_metrics_no_spread_is_recorded_and_counts_are(root: Path, transport: str) -> None:
+    with (
+        running_server(root, transport=transport) as running,
+        InferenceClient(running.address, timeout_s=20) as client,
+    ):
         client.infer("mlp", ROW)
         statistics = next(m for m in running.server.models if m.name == "mlp").statistics
         assert running.server.metrics_port is None

@@ -133,13 +133,13 @@ def test_a_window_of_requests_shows_in_every_count(call: Caller) -> None:
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm to write to")
-def test_the_shared_memory_mode_of_perf_analyzer(repository: Path) -> None:
+def test_the_shared_memory_mode_of_perf_analyzer(repository: Path, transport: str) -> None:
     name = f"hlserve-perf-{uuid.uuid4().hex}"
     path = Path("/dev/shm") / name
     path.write_bytes(np.ones(8, np.float32).tobytes() + bytes(96))
     try:
         with (
-            running_server(repository, shared_memory=True) as server,
+            running_server(repository, shared_memory=True, transport=transport) as server,
             grpc.insecure_channel(server.address) as channel,
         ):
             call = Caller(channel)

@@ -35,8 +35,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def channel(root: Any) -> Iterator[grpc.Channel]:
-    with running_server(root) as running, grpc.insecure_channel(running.address) as opened:
+def channel(root: Any, transport: str) -> Iterator[grpc.Channel]:
+    with (
+        running_server(root, transport=transport) as running,
+        grpc.insecure_channel(running.address) as opened,
+    ):
         yield opened
 
 

@@ -38,8 +38,8 @@ def memory() -> SharedMemory:
 
 
 @pytest.fixture(scope="module")
-def sharing(repository: Path) -> Iterator[RunningServer]:
-    with running_server(repository, shared_memory=True) as running:
+def sharing(repository: Path, transport: str) -> Iterator[RunningServer]:
+    with running_server(repository, shared_memory=True, transport=transport) as running:
         yield running
 
 

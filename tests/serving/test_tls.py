@@ -49,9 +49,13 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_tls_answers_those_who_trust_it_and_no_plain_text(repository: Path, tmp_path: Path) -> None:
+def test_tls_answers_those_who_trust_it_and_no_plain_text(
+    repository: Path, tmp_path: Path, transport: str
+) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
-    with running_server(repository, tls=issue(authority, tmp_path / "tls")) as running:
+    with running_server(
+        repository, tls=issue(authority, tmp_path / "tls"), transport=transport
+    ) as running:
         assert is_ready(running.address, trusting(authority))
         assert not is_ready(running.address, trusting(stranger))
         with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError):
@@ -59,25 +63,25 @@ def test_tls_answers_those_who_trust_it_and_no_plain_text(repository: Path, tmp_
 
 
 def test_mutual_tls_refuses_who_shows_no_certificate_or_a_strangers(
-    repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path, transport: str
 ) -> None:
     authority, clients, stranger = trustme.CA(), trustme.CA(), trustme.CA()
     server = issue(authority, tmp_path / "tls")
     clients.cert_pem.write_to_path(tmp_path / "clients.pem")
     tls = TlsConfig(server.certificate, server.key, tmp_path / "clients.pem")
-    with running_server(repository, tls=tls) as running:
+    with running_server(repository, tls=tls, transport=transport) as running:
         assert is_ready(running.address, trusting(authority, issue(clients, tmp_path / "a")))
         assert not is_ready(running.address, trusting(authority))
         assert not is_ready(running.address, trusting(authority, issue(stranger, tmp_path / "b")))
 
 
 def test_new_certificates_are_used_and_no_call_is_dropped(
-    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, transport: str
 ) -> None:
     old, new = trustme.CA(), trustme.CA()
     tls = issue(old, tmp_path / "tls")
     with (
-        running_server(repository, tls=tls) as running,
+        running_server(repository, tls=tls, transport=transport) as running,
         grpc.secure_channel(running.address, trusting(old), ALONE) as channel,
         concurrent.futures.ThreadPoolExecutor(1) as threads,
     ):

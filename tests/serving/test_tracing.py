@@ -177,8 +177,10 @@ def address_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().rsplit(" ", 1)[-1].strip()
 
 
-def test_the_console_shows_every_call_when_the_server_has_drained(root: Path) -> None:
-    process = serve(root, "--trace", "console", OTEL_SERVICE_NAME="shop")
+def test_the_console_shows_every_call_when_the_server_has_drained(
+    root: Path, transport: str
+) -> None:
+    process = serve(root, "--trace", "console", "--transport", transport, OTEL_SERVICE_NAME="shop")
     try:
         address = address_of(process)
         with grpc.insecure_channel(address) as channel:

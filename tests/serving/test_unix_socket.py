@@ -27,10 +27,10 @@ def is_ready(address: str) -> bool:
 
 
 def test_a_unix_socket_answers_beside_tcp_is_private_and_goes_away(
-    repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path, transport: str
 ) -> None:
     path = tmp_path / "s"
-    with running_server(repository, unix_socket=path) as running:
+    with running_server(repository, unix_socket=path, transport=transport) as running:
         assert is_ready(f"unix:{path}")
         assert is_ready(running.address)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -38,44 +38,46 @@ def test_a_unix_socket_answers_beside_tcp_is_private_and_goes_away(
     assert not path.exists()
 
 
-def test_a_unix_socket_alone_opens_no_port(repository: Path, tmp_path: Path) -> None:
+def test_a_unix_socket_alone_opens_no_port(
+    repository: Path, tmp_path: Path, transport: str
+) -> None:
     path = tmp_path / "s"
-    with running_server(repository, unix_socket=path, host="") as running:
+    with running_server(repository, unix_socket=path, host="", transport=transport) as running:
         assert is_ready(f"unix:{path}")
         assert (running.server.port, running.server.address) == (0, f"unix:{path}")
 
 
 def test_a_socket_left_behind_is_replaced_and_one_in_use_is_not(
-    repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path, transport: str
 ) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
-    with running_server(repository, unix_socket=path):
+    with running_server(repository, unix_socket=path, transport=transport):
         assert is_ready(f"unix:{path}")
         with (
             pytest.raises(UnavailableError, match="another process does"),
-            running_server(repository, unix_socket=path),
+            running_server(repository, unix_socket=path, transport=transport),
         ):
             pass
         assert is_ready(f"unix:{path}")
 
 
-def test_a_file_in_the_way_is_kept(repository: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_kept(repository: Path, tmp_path: Path, transport: str) -> None:
     path = tmp_path / "notes"
     path.write_text("mine")
     with (
         pytest.raises(UnavailableError, match="it is there already, and no socket"),
-        running_server(repository, unix_socket=path),
+        running_server(repository, unix_socket=path, transport=transport),
     ):
         pass
     assert path.read_text() == "mine"
 
 
-def test_a_folder_that_is_missing_is_told(repository: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_missing_is_told(repository: Path, tmp_path: Path, transport: str) -> None:
     with (
         pytest.raises(UnavailableError, match="its folder is missing or not writable"),
-        running_server(repository, unix_socket=tmp_path / "absent" / "s"),
+        running_server(repository, unix_socket=tmp_path / "absent" / "s", transport=transport),
     ):
         pass
 

@@ -233,10 +233,8 @@ class DynamicBatcher:
         if self._busy >= self._instances or self._turn is not None:
             return  # the end of a run, or the turn, takes it
         delay_s = self._config.max_queue_delay_s
-        if delay_s <= 0 or pending.key is None:
-            self._go_soon(loop)
-            return
-        if self._queue.rows_like(pending) >= self._config.enough_rows:
+        is_alone = delay_s <= 0 or pending.key is None
+        if is_alone or self._queue.rows_like(pending) >= self._config.enough_rows:
             self._go_soon(loop)
             return
         at_s = pending.arrived_ns / 1e9 + delay_s

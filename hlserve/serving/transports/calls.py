@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -22,6 +23,7 @@ from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
 from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
+from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.transports import prediction_calls
 from hlserve.serving.transports.admin_messages import (
     check_repository,
@@ -70,6 +72,10 @@ class CallContext:
 
 UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]
 StreamCall = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Message]]
+EncodeAnswer = Callable[[InferResponse], bytes]
+InferCall = Callable[[InferRequest, CallContext], Awaitable[bytes]]
+
+Encoded = TypeVar("Encoded")
 
 
 def parse(rpc: Rpc, data: bytes) -> Message:
@@ -168,14 +174,33 @@ class Calls:
             context.deadline_s,
             max_elements=self._max_tensor_elements,
         )
-        answer = await self._data_plane.model_infer(decoded.request)
+        encode = partial(encode_response, places=decoded.places)
+        return await self._answered(decoded.request, record, encode)
+
+    def infer(self, encode: EncodeAnswer) -> InferCall:
+        """``model_infer`` for a transport that reads and writes plain requests by itself."""
+
+        async def infer(request: InferRequest, context: CallContext) -> bytes:
+            record = context.record
+            record.asks(request.model_name, request.model_version, request.request_id)
+            return await self._answered(request, record, encode)
+
+        return infer
+
+    async def _answered(
+        self,
+        request: InferRequest,
+        record: CallRecord,
+        encode: Callable[[InferResponse], Encoded],
+    ) -> Encoded:
+        answer = await self._data_plane.model_infer(request)
         record.version, record.phases = answer.model_version, answer.phases
         record.rows += answer.rows
         record.answered_ns = time.time_ns()
         started_ns = time.perf_counter_ns()
-        response = encode_response(answer, decoded.places)
+        encoded = encode(answer)
         answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
-        return response
+        return encoded
 
     async def model_stream_infer(
         self, requests: AsyncIterator[inference.ModelInferRequest], context: CallContext

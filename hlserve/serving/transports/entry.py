@@ -6,14 +6,23 @@ a log line). Each transport takes its calls from ``Entry``, so a stage is writte
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NoReturn, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from hlserve.errors import HlserveError
 from hlserve.rpcs import Rpc
-from hlserve.serving.transports.calls import CallContext, StreamCall, UnaryCall
+from hlserve.serving.transports.calls import (
+    CallContext,
+    EncodeAnswer,
+    InferCall,
+    StreamCall,
+    UnaryCall,
+)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 class Stage(Protocol):
@@ -39,6 +48,9 @@ class Answering(Protocol):
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
 
+    def infer(self, encode: EncodeAnswer) -> InferCall:
+        """The ModelInfer call for a transport that reads and writes plain requests by itself."""
+
     def stream(self, rpc: Rpc) -> StreamCall:
         """The call for a row that streams, on either side."""
 
@@ -57,11 +69,19 @@ class Entry:
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
-        call = self._calls.unary(rpc)
+        return self._staged(self._calls.unary(rpc))
+
+    def infer(self, encode: EncodeAnswer) -> InferCall:
+        """The ModelInfer call for a transport that reads and writes plain requests by itself."""
+        return self._staged(self._calls.infer(encode))
+
+    def _staged(
+        self, call: Callable[[Request, CallContext], Awaitable[Response]]
+    ) -> Callable[[Request, CallContext], Awaitable[Response]]:
         if not self._stages:
             return call
 
-        async def staged(request: Any, context: CallContext) -> Message:
+        async def staged(request: Request, context: CallContext) -> Response:
             with _Staged(self._stages, context):
                 return await call(request, context)
 

@@ -14,7 +14,15 @@ from hlserve.rpcs import Rpc, by_path
 from hlserve.serving.control import SNAPSHOT_PATH, Answered, Failed, Outcome
 from hlserve.serving.summing import add_up
 from hlserve.serving.transports.admin_messages import model_asked
-from hlserve.serving.transports.calls import CallContext, Calls, StreamCall, UnaryCall, parse
+from hlserve.serving.transports.calls import (
+    CallContext,
+    Calls,
+    EncodeAnswer,
+    InferCall,
+    StreamCall,
+    UnaryCall,
+    parse,
+)
 from hlserve.serving.worker import Worker
 
 
@@ -43,6 +51,10 @@ class EverywhereCalls:
             return joined(rpc, outcomes)
 
         return everywhere
+
+    def infer(self, encode: EncodeAnswer) -> InferCall:
+        """ModelInfer for a transport that reads and writes by itself: always in this process."""
+        return self._calls.infer(encode)
 
     def stream(self, rpc: Rpc) -> StreamCall:
         """The call for a row that streams: always in this process."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 
 from hlserve.codec import MAX_MESSAGE_BYTES
-from hlserve.errors import UnavailableError
 from hlserve.serving.limits import LimitsConfig
-from hlserve.serving.listening import Listening, remove_stale_socket
+from hlserve.serving.listening import (
+    Listening,
+    address_refused,
+    private_files,
+    remove_stale_socket,
+    socket_refused,
+)
 from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.grpcio.credentials import server_credentials
 from hlserve.serving.transports.grpcio.handlers import generic_handlers
@@ -25,7 +27,6 @@ _LEAST_PING_INTERVAL_MS = 10_000
 # 1,000 on, all from 3,000 on) leave clients with a bare CANCELLED, which nobody tries again: what
 # is too much is refused on the loop, with a status and a reason. This is the last resort.
 _MAX_PENDING_CALLS = 16_384
-_PRIVATE = 0o177
 
 
 class GrpcioServer:
@@ -65,21 +66,15 @@ class GrpcioServer:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, server_credentials(listening.tls))
         except RuntimeError as error:
-            raise UnavailableError(
-                f"cannot listen on {address}: the port is in use, or the address is not this "
-                "machine's"
-            ) from error
+            raise address_refused(address) from error
 
     def _add_unix_socket(self, path: Path) -> None:
         remove_stale_socket(path)
         try:
-            with _private_files():
+            with private_files():
                 self._server.add_insecure_port(f"unix:{path}")
         except RuntimeError as error:
-            raise UnavailableError(
-                f"cannot listen on {path}: its folder is missing or not writable, or the path is "
-                "longer than 107 bytes"
-            ) from error
+            raise socket_refused(path) from error
 
 
 def _options(listening: Listening) -> tuple[tuple[str, int], ...]:
@@ -103,13 +98,3 @@ def _options(listening: Listening) -> tuple[tuple[str, int], ...]:
     if not limits.max_connection_age_s:
         return options
     return (*options, ("grpc.max_connection_age_ms", int(limits.max_connection_age_s * 1000)))
-
-
-@contextmanager
-def _private_files() -> Iterator[None]:
-    """What is made inside is the owner's only: a socket's mode cannot be given at its making."""
-    before = os.umask(_PRIVATE)
-    try:
-        yield
-    finally:
-        os.umask(before)

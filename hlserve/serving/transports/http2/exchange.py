@@ -1,0 +1,307 @@
+"""One gRPC call on one stream: its messages in, its answer out, its end however it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from hlserve.errors import DeadlineExceededError
+from hlserve.serving.dataplane import deadline_after
+from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.http2 import grpc_status
+from hlserve.serving.transports.http2.connection import Connection
+from hlserve.serving.transports.http2.eager_call import EagerCall
+from hlserve.serving.transports.http2.frames import ConnectionFaultError
+from hlserve.serving.transports.http2.grpc_framing import PREFIX, MessageReader, framed
+from hlserve.serving.transports.http2.grpc_request import RequestHead
+from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
+from hlserve.serving.transports.http2.service import GrpcService, Row, status_and_details
+from hlserve.serving.transports.http2.streams import Stream
+
+Answer = TypeVar("Answer")
+
+
+class Calls:
+    """The calls of one connection; its listener.
+
+    Args:
+        service: what answers.
+        loop: where.
+        peer: for the log.
+        flush: asks that output is written at the end of this turn of the loop.
+    """
+
+    def __init__(
+        self,
+        service: GrpcService,
+        loop: asyncio.AbstractEventLoop,
+        peer: str,
+        flush: Callable[[], None],
+    ) -> None:
+        self.service = service
+        self.loop = loop
+        self.peer = peer
+        self.flush = flush
+        self.connection: Connection[RequestHead]
+
+    def began(self, stream: Stream, head: RequestHead) -> None:
+        """Takes or refuses a call."""
+        if head.refusal is not None:
+            self.connection.sender.trailers_only(stream, head.refusal)
+            return
+        row = self.service.row(head.path)
+        if row is None:
+            details = f"{head.path[:200]} is no method of this server"
+            block = grpc_status.trailers_only("UNIMPLEMENTED", details)
+            self.connection.sender.trailers_only(stream, block)
+            return
+        deadline_s = deadline_after(head.timeout_s)
+        context = CallContext(row.rpc, deadline_s, head.metadata, self.peer)
+        made = _Unary if row.unary is not None else _Streaming
+        stream.call = made(self, stream, row, context, head.encoding)
+        if stream.has_ended:
+            stream.call.received(b"")
+
+    def received(self, stream: Stream, data: bytes) -> None:
+        """Hands a piece of a body on; what comes for a refused call is dropped."""
+        if stream.call is not None:
+            stream.call.received(data)
+
+    def gone(self, stream: Stream) -> None:
+        """Ends the call of a stream that ended."""
+        if stream.call is not None:
+            stream.call.gone()
+
+
+class _Unary:
+    """One request, one answer."""
+
+    __slots__ = ("_calls", "_context", "_held", "_messages", "_reader", "_row", "_stream", "_task")
+
+    def __init__(
+        self, calls: Calls, stream: Stream, row: Row, context: CallContext, encoding: str
+    ) -> None:
+        self._calls = calls
+        self._stream = stream
+        self._row = row
+        self._context = context
+        self._reader = MessageReader(encoding, calls.service.limits.max_message_bytes)
+        self._messages: list[bytes] = []
+        self._held = 0
+        self._task: asyncio.Task[None] | EagerCall | None = None
+
+    def received(self, data: bytes) -> None:
+        stream = self._stream
+        try:
+            messages = self._reader.feed(data)
+            if self._messages:
+                messages = self._messages + messages
+            if len(messages) > 1 or (
+                stream.has_ended and (not messages or self._reader.held_bytes)
+            ):
+                raise GrpcStatusError(
+                    "UNIMPLEMENTED", f"{len(messages)} whole messages came, expected one"
+                )
+            if not stream.has_ended:
+                self._messages = messages
+                self._hold(self._reader.held_bytes + sum(map(len, messages)))
+                self._calls.connection.consumed(stream, len(data))
+                return
+            self._hold(0)
+        except GrpcStatusError as error:
+            self._hold(0)
+            self._end(error)
+            return
+        answer = self._answer(messages[0])
+        if self._row.is_infer:
+            self._task = EagerCall(answer)
+        else:
+            self._task = self._calls.loop.create_task(answer)
+
+    def gone(self) -> None:
+        self._hold(0)
+        if self._task is not None:
+            self._task.cancel()
+
+    def _hold(self, size: int) -> None:
+        if size != self._held:
+            change, self._held = size - self._held, size
+            self._calls.service.hold(change)
+
+    async def _answer(self, data: bytes) -> None:
+        calls = self._calls
+        try:
+            call = calls.service.unary(self._row, data, self._context)
+            if self._context.deadline_s is None or self._row.is_infer:
+                answer = await call  # the batcher keeps the deadlines of its requests
+            else:
+                answer = await _in_time(call, self._context.deadline_s)
+        except Exception as error:  # as every transport: the one place where errors get a status
+            self._end(error)
+            calls.flush()
+            return
+        try:
+            calls.connection.sender.reply(
+                self._stream,
+                grpc_status.RESPONSE_HEAD,
+                PREFIX.pack(0, len(answer)) + answer,
+                grpc_status.OK_TRAILERS,
+            )
+        except ConnectionFaultError as fault:
+            calls.connection.close(fault.code, fault.reason)
+        calls.flush()
+
+    def _end(self, error: Exception) -> None:
+        block = grpc_status.trailers_only(*status_and_details(self._row.rpc, error))
+        self._calls.connection.sender.trailers_only(self._stream, block)
+        self._stream.call = None
+
+
+class _Streaming:
+    """Any number of requests, any number of answers; the client is held back at a window."""
+
+    __slots__ = (
+        "_calls",
+        "_context",
+        "_drained",
+        "_error",
+        "_held",
+        "_is_head_sent",
+        "_messages",
+        "_news",
+        "_queued_bytes",
+        "_reader",
+        "_row",
+        "_stream",
+        "_task",
+        "_uncredited",
+    )
+
+    def __init__(
+        self, calls: Calls, stream: Stream, row: Row, context: CallContext, encoding: str
+    ) -> None:
+        self._calls = calls
+        self._stream = stream
+        self._row = row
+        self._context = context
+        self._reader = MessageReader(encoding, calls.service.limits.max_message_bytes)
+        self._messages: deque[bytes] = deque()
+        self._queued_bytes = self._held = 0
+        self._uncredited = 0
+        self._error: Exception | None = None
+        self._news = asyncio.Event()
+        self._drained = asyncio.Event()
+        stream.on_drained = self._drained.set
+        self._is_head_sent = False
+        self._task = calls.loop.create_task(self._run())
+
+    def received(self, data: bytes) -> None:
+        try:
+            messages = self._reader.feed(data)
+            self._messages.extend(messages)
+            self._queued_bytes += sum(map(len, messages))
+            self._hold(self._queued_bytes + self._reader.held_bytes)
+        except GrpcStatusError as error:
+            self._error = error
+        self._uncredited += len(data)
+        self._credit()
+        self._news.set()
+
+    def gone(self) -> None:
+        self._hold(0)
+        self._task.cancel()
+
+    def _hold(self, size: int) -> None:
+        if size != self._held:
+            change, self._held = size - self._held, size
+            self._calls.service.hold(change)
+
+    def _credit(self) -> None:
+        """Credit for what was taken, and for a message that must become whole to be taken."""
+        if not self._messages:
+            self._calls.connection.consumed(self._stream, self._uncredited)
+            self._uncredited = 0
+
+    async def _requests(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._messages:
+                message = self._messages.popleft()
+                self._queued_bytes -= len(message)
+                self._hold(self._held - len(message))
+                self._credit()
+                self._calls.flush()
+                yield message
+            if self._error is not None:
+                raise self._error
+            if self._stream.has_ended:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    async def _run(self) -> None:
+        status, details = "OK", ""
+        try:
+            await _in_time(self._answer(), self._context.deadline_s)
+        except ConnectionFaultError as fault:
+            self._calls.connection.close(fault.code, fault.reason)
+            self._calls.flush()
+            return
+        except Exception as error:  # as every transport: the one place where errors get a status
+            status, details = status_and_details(self._row.rpc, error)
+        self._end(status, details)
+
+    async def _answer(self) -> None:
+        requests = self._requests()
+        if not self._row.rpc.streams_request:
+            requests = _exactly_one(requests)
+        sender = self._calls.connection.sender
+        answers = self._calls.service.stream(self._row, requests, self._context)
+        async with aclosing(answers):
+            async for answer in answers:
+                if not self._is_head_sent:
+                    self._is_head_sent = True
+                    sender.head(self._stream, grpc_status.RESPONSE_HEAD)
+                sender.data(self._stream, framed(answer))
+                self._calls.flush()
+                if self._stream.unsent_bytes:  # the client reads slower than we answer
+                    self._drained.clear()
+                    await self._drained.wait()
+
+    def _end(self, status: str, details: str) -> None:
+        self._hold(0)
+        sender = self._calls.connection.sender
+        if self._is_head_sent:
+            sender.trailers(self._stream, grpc_status.trailers(status, details))
+        else:
+            sender.trailers_only(self._stream, grpc_status.trailers_only(status, details))
+        self._stream.call = None
+        self._calls.flush()
+
+
+async def _exactly_one(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    count = 0
+    async for request in requests:
+        count += 1
+        if count == 1:
+            yield request
+    if count != 1:
+        raise GrpcStatusError("UNIMPLEMENTED", f"{count} whole messages came, expected one")
+
+
+async def _in_time(call: Awaitable[Answer], deadline_s: float | None) -> Answer:
+    """What the call gives before its deadline, on the event loop's clock.
+
+    Raises:
+        DeadlineExceededError: the deadline passed; the call was cancelled.
+    """
+    timeout = asyncio.timeout_at(deadline_s)
+    try:
+        async with timeout:
+            return await call
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceededError("the deadline passed before an answer") from error

@@ -1,0 +1,282 @@
+"""ModelInfer between bytes and the data plane's own types, without a protobuf message.
+
+Requests of one client differ in their id and their values; the rest repeats. What stands before
+the first ``raw_input_contents``, less the id, is the key to a template: the request as protobuf
+reads it, without values. Whatever is not plain (typed contents, parameters, BYTES, BOOL, shapes
+that do not fit, any field out of order) is not for this path: ``decode`` answers None, and the
+message goes through protobuf, which also finds the words where it is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from hlserve import codec, datatypes
+from hlserve.codec import MAX_MESSAGE_BYTES
+from hlserve.datatypes import Datatype
+from hlserve.errors import InvalidRequestError
+from hlserve.pb.messages import inference
+from hlserve.serving.request import Array, InferRequest, InferResponse
+
+_NAME, _VERSION, _ID, _INPUTS, _OUTPUTS, _RAW = 0x0A, 0x12, 0x1A, 0x2A, 0x32, 0x3A
+_BEFORE_RAW = frozenset((_NAME, _VERSION, _INPUTS, _OUTPUTS))
+_MAX_TEMPLATES = 512
+_MAX_KEY_BYTES = 4096
+_MAX_HEADS = 512
+_MAX_FAST_BYTES = 2**30
+# Values may be anything for these; BOOL must be 0 or 1 and BYTES carries lengths.
+_CHECKED_DATATYPES = ("BOOL", "BYTES")
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity, which is quick
+class _Template:
+    """A request without its id and values."""
+
+    model_name: str
+    model_version: str
+    inputs: tuple[_Input, ...]
+    outputs: tuple[str, ...]
+
+
+class FastInfer:
+    """The fast path; one for the whole server, used on the event loop only.
+
+    Args:
+        max_elements: of one input; a request with more is not for this path.
+    """
+
+    def __init__(self, max_elements: int = MAX_MESSAGE_BYTES) -> None:
+        self._max_elements = max_elements
+        # None: such requests are not plain; knowing it saves the attempt.
+        self._templates: dict[bytes, _Template | None] = {}
+        self._heads: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
+
+    def decode(self, data: bytes, deadline_s: float | None) -> InferRequest | None:
+        """The request, exactly as protobuf and the codec would read it; None: ask them.
+
+        Args:
+            data: a serialized ``ModelInferRequest``.
+            deadline_s: on the event loop's clock.
+        """
+        try:
+            key, raw_start, request_id = _split(data)
+        except (IndexError, UnicodeDecodeError):
+            return None
+        if raw_start < 0:
+            return None
+        try:
+            template = self._templates[key]
+        except KeyError:
+            template = self._add_template(key)
+        if template is None:
+            return None
+        arrays = _arrays(template.inputs, data, raw_start)
+        if arrays is None:
+            return None
+        return InferRequest(
+            template.model_name,
+            arrays,
+            template.model_version,
+            template.outputs,
+            request_id,
+            deadline_s=deadline_s,
+            signature=template,
+        )
+
+    def _add_template(self, key: bytes) -> _Template | None:
+        template = _template(key, self._max_elements)
+        if len(key) <= _MAX_KEY_BYTES:
+            if len(self._templates) >= _MAX_TEMPLATES:
+                self._templates.clear()
+            self._templates[key] = template
+        return template
+
+    def encode(self, answer: InferResponse) -> bytes:
+        """The serialized ``ModelInferResponse``, byte for byte as protobuf writes it.
+
+        Raises:
+            InvalidRequestError: the outputs are larger than a message may be.
+        """
+        shapes = []
+        for name, array in answer.outputs.items():
+            dtype = array.dtype
+            if dtype.kind not in "fiub" or not dtype.isnative:
+                return _by_protobuf(answer)
+            shapes.append((name, dtype.char, array.shape))
+        raws = [array.tobytes() for array in answer.outputs.values()]
+        if sum(map(len, raws)) > _MAX_FAST_BYTES:
+            return _by_protobuf(answer)  # it checks the size
+        key = (answer.model_name, answer.model_version, *shapes)
+        heads = self._heads.get(key)
+        if heads is None:
+            heads = self._add_heads(key, answer, answer.outputs)
+        parts = [heads[0]]
+        if answer.request_id:
+            text = answer.request_id.encode()
+            parts += (b"\x1a", _varint(len(text)), text)
+        parts.append(heads[1])
+        for raw in raws:
+            parts += (b"\x32", _varint(len(raw)), raw)
+        return b"".join(parts)
+
+    def _add_heads(
+        self, key: tuple[Any, ...], answer: InferResponse, outputs: Mapping[str, Array]
+    ) -> tuple[bytes, bytes]:
+        """What stands before the id, and between the id and the raw entries."""
+        before = inference.ModelInferResponse(
+            model_name=answer.model_name, model_version=answer.model_version
+        )
+        after = inference.ModelInferResponse()
+        for name, array in outputs.items():
+            datatype = datatypes.of_array(array)
+            after.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
+        heads = (before.SerializeToString(), after.SerializeToString())
+        if len(self._heads) >= _MAX_HEADS:
+            self._heads.clear()
+        self._heads[key] = heads
+        return heads
+
+
+def _by_protobuf(answer: InferResponse) -> bytes:
+    response = inference.ModelInferResponse(
+        model_name=answer.model_name,
+        model_version=answer.model_version,
+        id=answer.request_id,
+    )
+    return codec.encode_outputs(response, answer.outputs).SerializeToString()
+
+
+def _split(data: bytes) -> tuple[bytes, int, str]:
+    """What stands before the raw entries less the id, where they begin (-1: not plain), the id.
+
+    Raises:
+        IndexError: the message is cut off.
+        UnicodeDecodeError: the id is no text.
+    """
+    position, end = 0, len(data)
+    id_start = id_end = text_start = -1
+    while position < end:
+        tag = data[position]
+        if tag == _RAW:
+            break
+        length = data[position + 1]
+        start = position + 2
+        if length >= 0x80:
+            length, start = _length(data, position + 1)
+        stop = start + length
+        if stop > end:
+            return b"", -1, ""
+        if tag == _ID:
+            if id_start >= 0:
+                return b"", -1, ""  # the last one counts; rare enough for protobuf
+            id_start, text_start, id_end = position, start, stop
+        elif tag not in _BEFORE_RAW:
+            return b"", -1, ""
+        position = stop
+    else:
+        return b"", -1, ""  # no raw entries
+    if id_start < 0:
+        return data[:position], position, ""
+    key = data[:id_start] + data[id_end:position]
+    return key, position, data[text_start:id_end].decode()
+
+
+def _length(data: bytes, position: int) -> tuple[int, int]:
+    """A length of at most four bytes, and where it ends; longer ones reach past any end."""
+    value = data[position]
+    if value < 0x80:
+        return value, position + 1
+    value &= 0x7F
+    for shift in (7, 14, 21):
+        position += 1
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position + 1
+    return MAX_MESSAGE_BYTES + 1, position + 1
+
+
+def _arrays(inputs: tuple[_Input, ...], data: bytes, position: int) -> dict[str, Array] | None:
+    """The raw entries, read-only; None: they do not fit, or something follows them."""
+    arrays: dict[str, Array] = {}
+    end = len(data)
+    for tensor in inputs:
+        if position >= end or data[position] != _RAW:
+            return None
+        try:
+            length, position = _length(data, position + 1)
+        except IndexError:
+            return None
+        if length != tensor.size_bytes or position + length > end:
+            return None
+        stop = position + length
+        # A slice, which costs a copy, is aligned; the place in the message seldom is.
+        flat = np.frombuffer(data[position:stop], tensor.dtype)
+        arrays[tensor.name] = flat.reshape(tensor.shape)
+        position = stop
+    return arrays if position == end else None
+
+
+def _template(key: bytes, max_elements: int) -> _Template | None:
+    try:
+        message = inference.ModelInferRequest.FromString(key)
+    except DecodeError:
+        return None
+    inputs: dict[str, _Input] = {}
+    for tensor in message.inputs:
+        if tensor.parameters or tensor.HasField("contents"):
+            return None
+        try:
+            datatype = datatypes.by_name(tensor.datatype)
+        except InvalidRequestError:
+            return None
+        described = _input(tensor.name, tuple(tensor.shape), datatype, max_elements)
+        if described is None or tensor.name in inputs:
+            return None
+        inputs[tensor.name] = described
+    if not inputs or any(output.parameters for output in message.outputs):
+        return None
+    return _Template(
+        message.model_name,
+        message.model_version,
+        tuple(inputs.values()),
+        tuple(output.name for output in message.outputs),
+    )
+
+
+def _input(
+    name: str, shape: tuple[int, ...], datatype: Datatype, max_elements: int
+) -> _Input | None:
+    elements = math.prod(shape)
+    size_bytes = elements * datatype.size_bytes
+    # Empty tensors have rules of their own, and hide overflows behind their zero.
+    if datatype.name in _CHECKED_DATATYPES or min(shape, default=0) <= 0:
+        return None
+    if elements > max_elements or size_bytes > MAX_MESSAGE_BYTES:
+        return None
+    return _Input(name, datatype.dtype, shape, size_bytes)
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,92 @@
+"""gRPC messages in the body of a stream (grpc/doc/PROTOCOL-HTTP2.md): length, flag, compression."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
+
+PREFIX = struct.Struct(">BI")  # compressed flag, length
+PREFIX_BYTES = PREFIX.size
+
+# zlib's window bits for each encoding; gRPC's deflate is the zlib format (RFC 1950).
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+ENCODINGS = ("identity", *_WINDOW_BITS)
+
+
+def framed(message: bytes) -> bytes:
+    """A message as it travels, not compressed."""
+    return PREFIX.pack(0, len(message)) + message
+
+
+class MessageReader:
+    """Takes the body of one request piece by piece.
+
+    Args:
+        encoding: the request's ``grpc-encoding``.
+        max_bytes: bound on one message, before and after decompression.
+    """
+
+    __slots__ = ("_encoding", "_max_bytes", "_needed", "_pieces", "held_bytes")
+
+    def __init__(self, encoding: str, max_bytes: int) -> None:
+        self._encoding = encoding
+        self._max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._needed = PREFIX_BYTES
+        self.held_bytes = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that are whole now.
+
+        Raises:
+            GrpcStatusError: a message is too large, or is not compressed as it says.
+        """
+        if self._pieces:
+            self._pieces.append(data)
+            self.held_bytes += len(data)
+            if self.held_bytes < self._needed:
+                return []
+            data = b"".join(self._pieces)
+            self._pieces, self.held_bytes = [], 0
+        messages = []
+        position, end = 0, len(data)
+        self._needed = PREFIX_BYTES
+        while end - position >= PREFIX_BYTES:
+            flag, length = PREFIX.unpack_from(data, position)
+            if length > self._max_bytes:
+                raise _too_large(f"a message of {length} bytes", self._max_bytes)
+            start = position + PREFIX_BYTES
+            if end - start < length:
+                self._needed = PREFIX_BYTES + length
+                break
+            position = start + length
+            message = data[start:position]
+            messages.append(message if flag == 0 else self._decompressed(flag, message))
+        if position < end:
+            self._pieces, self.held_bytes = [data[position:]], end - position
+        return messages
+
+    def _decompressed(self, flag: int, message: bytes) -> bytes:
+        bits = _WINDOW_BITS.get(self._encoding)
+        if flag != 1 or bits is None:
+            raise GrpcStatusError(
+                "INTERNAL",
+                f"a message has the compressed flag {flag}, its grpc-encoding is {self._encoding}",
+            )
+        decompressor = zlib.decompressobj(bits)
+        try:
+            # One byte more than allowed tells the two apart without unfolding all of it.
+            plain = decompressor.decompress(message, self._max_bytes + 1)
+        except zlib.error as error:
+            raise GrpcStatusError("INTERNAL", f"a message is not {self._encoding}") from error
+        if len(plain) > self._max_bytes:
+            raise _too_large(f"a {self._encoding} message", self._max_bytes)
+        if not decompressor.eof:
+            raise GrpcStatusError("INTERNAL", f"a message is not whole {self._encoding}")
+        return plain
+
+
+def _too_large(what: str, limit: int) -> GrpcStatusError:
+    return GrpcStatusError("RESOURCE_EXHAUSTED", f"{what} came, at most {limit} bytes are taken")

@@ -1,0 +1,117 @@
+"""What all connections share: the rows of the table with their calls, and how each call answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from hlserve.errors import HlserveError, InvalidRequestError
+from hlserve.rpcs import RPCS, Rpc
+from hlserve.serving.transports.calls import CallContext, StreamCall, UnaryCall, parse
+from hlserve.serving.transports.entry import Entry
+from hlserve.serving.transports.http2.fast_infer import FastInfer
+from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
+from hlserve.serving.transports.http2.limits import Http2Limits
+from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, details_of, status_of
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One RPC and its call; exactly one of the two calls is set."""
+
+    rpc: Rpc
+    unary: UnaryCall | None
+    stream: StreamCall | None
+    is_infer: bool
+
+
+class GrpcService:
+    """The table of RPCs over bytes.
+
+    Args:
+        entry: what answers.
+        limits: of the transport.
+        max_tensor_elements: of one input.
+    """
+
+    def __init__(self, entry: Entry, limits: Http2Limits, max_tensor_elements: int) -> None:
+        self.limits = limits
+        self._entry = entry
+        self._held_bytes = 0
+        self._rows = {rpc.path: _row(rpc, entry) for rpc in RPCS}
+        self._fast = FastInfer(max_tensor_elements)
+        self._infer = entry.infer(self._fast.encode)
+
+    def row(self, path: str) -> Row | None:
+        """The row that a path names."""
+        return self._rows.get(path)
+
+    def hold(self, change: int) -> None:
+        """Counts bytes of requests that are not whole, or not taken yet, on all connections.
+
+        Raises:
+            GrpcStatusError: there are too many.
+        """
+        self._held_bytes += change
+        if change > 0 and self._held_bytes > self.limits.max_buffered_bytes:
+            raise GrpcStatusError(
+                "UNAVAILABLE",
+                f"unfinished requests hold {self._held_bytes} bytes, this server takes "
+                f"{self.limits.max_buffered_bytes} at once: try again later",
+            )
+
+    async def unary(self, row: Row, data: bytes, context: CallContext) -> bytes:
+        """The serialized answer of a call with one request and one answer.
+
+        Raises:
+            HlserveError: the call failed, or the bytes are no request.
+        """
+        context.record.request_bytes = len(data)
+        if row.is_infer:
+            request = self._fast.decode(data, context.deadline_s)
+            if request is not None:
+                return await self._infer(request, context)
+        assert row.unary is not None
+        try:
+            message = parse(row.rpc, data)
+        except InvalidRequestError as error:
+            self._entry.refuse(context, error)
+        return (await row.unary(message, context)).SerializeToString()
+
+    async def stream(
+        self, row: Row, requests: AsyncIterator[bytes], context: CallContext
+    ) -> AsyncGenerator[bytes]:
+        """The serialized answers of a call that streams, on either side."""
+        assert row.stream is not None
+        async for response in row.stream(_parsed(requests, context), context):
+            yield response.SerializeToString()
+
+
+def _row(rpc: Rpc, entry: Entry) -> Row:
+    if rpc.streams_request or rpc.streams_response:
+        return Row(rpc, None, entry.stream(rpc), is_infer=False)
+    return Row(rpc, entry.unary(rpc), None, is_infer=rpc.call == "model_infer")
+
+
+async def _parsed(requests: AsyncIterator[bytes], context: CallContext) -> AsyncIterator[Message]:
+    async for data in requests:
+        context.record.request_bytes += len(data)
+        yield parse(context.rpc, data)
+
+
+def status_and_details(rpc: Rpc, error: Exception) -> tuple[str, str]:
+    """How an error ends a call; what we did not raise on purpose says nothing of itself."""
+    if isinstance(error, GrpcStatusError):
+        return error.status, error.details
+    if isinstance(error, HlserveError):
+        status = status_of(error)
+        if status == INTERNAL:
+            _LOG.error("%s: %s", rpc.path, error)
+        return status, details_of(error)
+    _LOG.error("%s failed", rpc.path, exc_info=error)
+    return INTERNAL, INTERNAL_DETAILS
