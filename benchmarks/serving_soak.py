@@ -117,7 +117,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--transports", default="grpcio")
+    parser.add_argument("--transports", default="grpcio,http2")
     parser.add_argument("--json", default="", help="where samples and counts go")
     return parser.parse_args()
 
