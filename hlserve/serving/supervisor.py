@@ -127,7 +127,7 @@ class Supervisor:
         if wanted is None or wanted.port is None:
             return
         snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
-        self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
+        self._metrics = MetricsServer(snapshot, wanted.address(self._config.host), wanted.port)
         _LOG.info("metrics on port %d", self._metrics.port)
 
     async def _keep(self, number: int, started: asyncio.Event) -> None:
