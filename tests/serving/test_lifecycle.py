@@ -112,6 +112,25 @@ async def test_explicit_control_loads_and_unloads_by_calls(tmp_path: Path) -> No
 
 
 @in_event_loop
+async def test_calls_load_nothing_before_the_start_has_loaded(tmp_path: Path) -> None:
+    models.put(tmp_path, "m", models.mlp())
+    threads = RunThreads(1)
+    config = ServerConfig(models=tmp_path, control=ControlConfig("explicit", load_models=("m",)))
+    store = ModelStore(Repository(tmp_path), config, threads)
+    plane = DataPlane(store, control="explicit")
+    try:
+        for call in (plane.load_model("m"), plane.unload_model("m")):
+            with pytest.raises(UnavailableError, match="still loads its models: try again"):
+                await call
+        await asyncio.to_thread(store.load_all)
+        await plane.load_model("m")
+        assert plane.model_ready("m", "")
+    finally:
+        store.close()
+        threads.shutdown(wait=True)
+
+
+@in_event_loop
 async def test_loading_at_the_start_is_chosen_by_name(tmp_path: Path) -> None:
     for name in "ab":
         models.put(tmp_path, name, models.mlp())
