@@ -11,6 +11,7 @@ from hlserve.errors import (
     HlserveError,
     InvalidRequestError,
     ModelNotFoundError,
+    ModelNotReadyError,
     UnavailableError,
 )
 from hlserve.pb.messages import inference
@@ -252,7 +253,10 @@ def test_statistics_of_processes_are_added_up() -> None:
             batch.compute_infer.count = 1
         return Answered(0, response.SerializeToString())
 
-    total = joined(STATISTICS, [answer(3, 50, 1, 2), answer(4, 40, 2, 8)])
+    failed = Failed(0, "ModelNotReadyError", "model 'm' is not ready")
+    total = joined(STATISTICS, [answer(3, 50, 1, 2), failed, answer(4, 40, 2, 8)])
+    with pytest.raises(ModelNotReadyError, match=r"^model 'm' is not ready$"):
+        joined(STATISTICS, [failed, failed])
     assert isinstance(total, inference.ModelStatisticsResponse)
     (model,) = total.model_stats
     assert (model.name, model.version) == ("m", "1")
