@@ -115,12 +115,13 @@ class Supervisor:
         return self._is_clean
 
     async def snapshot(self) -> Snapshot:
-        """What all processes have done so far, those that died among them."""
+        """What all processes have done so far, those that died or are late as they last told."""
         async with self._one_snapshot_at_a_time:
             outcomes = await self._switchboard.gather(SNAPSHOT_PATH, b"")
             answers = [outcome.response for outcome in outcomes if isinstance(outcome, Answered)]
             taken = [msgspec.msgpack.decode(answer, type=Snapshot) for answer in answers]
-            return self._totals.update(taken)
+            alive = {p.pid for p in self._processes.values() if p.returncode is None}
+            return self._totals.update(taken, alive)
 
     def _start_metrics(self) -> None:
         wanted = self._config.metrics

@@ -182,6 +182,19 @@ def test_a_process_that_hangs_in_a_call_is_replaced_and_holds_up_no_later_one() 
     run(law)
 
 
+def test_a_process_that_is_late_with_its_counts_is_left_out_and_stays() -> None:
+    async def law(processes: Processes) -> None:
+        alive, hanging = await processes.join(), await processes.join("hang")
+        asked = asyncio.create_task(alive.worker.ask_all(STATISTICS.path, b""))
+        await alive.has_begun.wait()
+        await hanging.has_begun.wait()
+        processes.times_up.release()
+        assert await asked == [Answered(0, b"done")]
+        assert not hanging.is_out_of_step.is_set()
+
+    run(law)
+
+
 def test_where_every_process_hangs_all_are_replaced_and_nothing_is_noted() -> None:
     async def law(processes: Processes) -> None:
         hanging = [await processes.join("hang") for _ in range(2)]

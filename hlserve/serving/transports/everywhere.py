@@ -69,7 +69,9 @@ def joined(rpc: Rpc, outcomes: list[Outcome]) -> Message:
     if failures and not (answers and rpc.scope == "sum"):
         raise _error(failures[0], len(failures), len(outcomes))
     if not answers:
-        raise UnavailableError(f"{rpc.path}: every process ended meanwhile: try again later")
+        raise UnavailableError(
+            f"{rpc.path}: every process ended meanwhile, or is late: try again later"
+        )
     messages = [message_class(rpc.response).FromString(answer.response) for answer in answers]
     return add_up(messages) if rpc.scope == "sum" else messages[0]
 
