@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -199,7 +201,17 @@ def command(models: Path, **options: Any) -> int:
         sys.stdout.flush()
 
     is_clean = asyncio.run(serve(config, on_ready=on_ready, worker_descriptor=worker_descriptor))
-    return 0 if is_clean else 1
+    if not is_clean:
+        _end_now(1)
+    return 0
+
+
+def _end_now(code: int) -> NoReturn:
+    """Ends the process; the interpreter's own end would wait for the runs that were given up."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _observing(

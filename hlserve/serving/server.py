@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ from hlserve.serving.worker import Worker
 if TYPE_CHECKING:
     from hlserve.serving.tracing import Tracing
 
-# After the last answer was made, its bytes still have to leave.
+# After the last answer was made, its bytes still have to leave: at least so long is waited for it.
 _LAST_BYTES_GRACE_S = 1.0
 
 _LOG = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class Server:
         Returns:
             Whether everything in flight was answered within the drain timeout.
         """
+        ends = time.monotonic() + self._config.drain_timeout_s
         self._data_plane.begin_drain()
         if self._watching is not None:
             self._watching.cancel()
@@ -146,7 +148,8 @@ class Server:
             )
         self._data_plane.readiness.close()
         if self._transport is not None:
-            await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
+            left_s = max(_LAST_BYTES_GRACE_S, ends - time.monotonic())
+            await self._transport.stop(left_s if is_clean else 0)
         self._threads.shutdown(wait=is_clean)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)

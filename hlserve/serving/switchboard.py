@@ -89,7 +89,7 @@ class Switchboard:
             line.close()
 
     async def gather(self, path: str, request: bytes) -> list[Outcome]:
-        """What processes answer to a call at once; left out: those that end meanwhile or are late."""
+        """What processes answer to a call; those that end meanwhile or are late are left out."""
         lines = tuple(self._lines)
         outcomes, late = await self._run_in(lines, path, request, LATE_S)
         if late:
