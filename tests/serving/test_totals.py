@@ -19,6 +19,7 @@ def snapshot(pid: int, pending: int = 0, **counts: int) -> Snapshot:
             success=Spread(count, 10 * count, ()),
             failures={},
             phases={},
+            executed_rows=count,
             batch_rows={1: count},
         )
         for name, count in counts.items()
