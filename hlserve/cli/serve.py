@@ -164,7 +164,7 @@ def command(models: Path, **options: Any) -> int:
     config = ServerConfig(
         models=models,
         host=options["host"],
-        port=options["port"],
+        port=options["port"] if options["worker_port"] is None else options["worker_port"],
         batching=BatchingConfig(
             max_rows=options["max_batch_size"],
             max_queue_delay_s=options["max_queue_delay_us"] / 1e6,

@@ -58,7 +58,8 @@ class Supervisor:
 
     Args:
         config: what they serve, and where.
-        command: starts a process; ``--port`` and ``--worker-fd`` are added.
+        command: starts a process; after its word ``serve``, ``--worker-port`` and ``--worker-fd``
+            are put in, since at its end they could be taken for arguments.
         policy: of restarts.
 
     Raises:
@@ -159,8 +160,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *self._command,
-                *("--port", str(self.port), "--worker-fd", str(theirs.fileno())),
+                *self._worker_command(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a Ctrl-C is ours alone to pass on
             )
@@ -188,6 +188,11 @@ class Supervisor:
         await self._ended(process, is_replaced)
         await line
         return process, time.monotonic() - since[0] if since else None
+
+    def _worker_command(self, descriptor: int) -> tuple[str, ...]:
+        after = self._command.index("serve") + 1
+        told = ("--worker-port", str(self.port), "--worker-fd", str(descriptor))
+        return (*self._command[:after], *told, *self._command[after:])
 
     async def _ended(self, process: asyncio.subprocess.Process, is_replaced: asyncio.Event) -> None:
         """Waits for a process to end; kills one that was told to and outlasts the drain."""

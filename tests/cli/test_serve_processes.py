@@ -31,9 +31,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(root: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [*COMMAND, str(root), *arguments],
+        [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -171,7 +171,8 @@ def busy(pids: set[int]) -> bool:
 
 
 def test_processes_end_with_their_supervisor(root: Path) -> None:
-    with served(root, "--port", "0", "--processes", "2") as (process, _):
+    with served("--port", "0", "--processes", "2", "--", root) as (process, address):
+        assert answers(address)
         workers = children(process)
         process.kill()
         wait_until(lambda: all(is_gone(pid) for pid in workers))
