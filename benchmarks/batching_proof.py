@@ -98,7 +98,7 @@ def _part(root: Path, name: str, requests: int, seed: int) -> dict[str, Any]:
 def _counts(store: ModelStore, tally: Tally) -> dict[str, Any]:
     statistics = [model.statistics for model in store.ready_models()]
     runs = sum(each.execution_count for each in statistics)
-    rows = sum(size * batch.count for each in statistics for size, batch in each.batches.items())
+    rows = sum(each.executed_rows for each in statistics)
     return {
         "requests": tally.outcomes.total(),
         "answered": tally.outcomes["answered"],

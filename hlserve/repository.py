@@ -303,9 +303,7 @@ def _version_files(
 def _encode_golden(golden: Mapping[str, NDArray[Any]]) -> bytes:
     for name, array in golden.items():
         if not name.startswith(("input:", "output:")):
-            raise RepositoryError(
-                f"golden key {name!r}, expected 'input:<name>' or 'output:<name>'"
-            )
+            raise RepositoryError(f"golden key {name!r}, expected input:<name> or output:<name>")
         if array.dtype.kind not in "biuf":
             raise RepositoryError(f"golden {name!r} has dtype {array.dtype}, expected numbers")
     contiguous = {name: array.copy(order="C") for name, array in golden.items()}
@@ -369,10 +367,8 @@ def _fsync_dir(path: Path) -> None:
 
 def _rename_to_next_version(temporary: Path, model_dir: Path) -> int:
     """Tries numbers upward from the highest: another publisher may take one in between."""
-    version = 1 + max(
-        (int(entry.name) for entry in _entries(model_dir) if _VERSION.fullmatch(entry.name)),
-        default=0,
-    )
+    taken = (int(e.name) for e in _entries(model_dir) if _VERSION.fullmatch(e.name))
+    version = 1 + max(taken, default=0)
     while True:
         try:
             # A non-empty folder is never replaced by a rename, so an older version is safe.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -168,7 +170,7 @@ def command(models: Path, **options: Any) -> int:
     config = ServerConfig(
         models=models,
         host=options["host"],
-        port=options["port"],
+        port=options["port"] if options["worker_port"] is None else options["worker_port"],
         batching=BatchingConfig(
             max_rows=options["max_batch_size"],
             max_queue_delay_s=options["max_queue_delay_us"] / 1e6,
@@ -208,7 +210,17 @@ def command(models: Path, **options: Any) -> int:
 
     with asyncio.Runner(loop_factory=loop_factory(config.transport)) as runner:
         is_clean = runner.run(serve(config, on_ready=on_ready, worker_descriptor=worker_descriptor))
-    return 0 if is_clean else 1
+    if not is_clean:
+        _end_now(1)
+    return 0
+
+
+def _end_now(code: int) -> NoReturn:
+    """Ends the process; the interpreter's own end would wait for the runs that were given up."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _observing(

@@ -28,6 +28,7 @@ _OPTIONS = (
     option("--unix-socket", type=_FILE, help="Listen here as well; only there with --host ''."),
     option("--processes", type=click.IntRange(1), default=1, help="That serve one port."),
     click.option("--worker-fd", type=int, hidden=True),  # set by our own supervisor
+    click.option("--worker-port", type=int, hidden=True),  # it also; the port that was bound
     option("--max-message-mb", type=click.IntRange(1, 2047), default=64, help="Of one request."),
     option(
         "--max-tensor-elements", type=click.IntRange(1), default=64 * _MIB, help="Of one input."

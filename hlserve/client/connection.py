@@ -67,7 +67,7 @@ class Connection:
 
     address: str
     tls: Tls | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     compression: Compression | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 

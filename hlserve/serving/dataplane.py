@@ -214,7 +214,7 @@ class DataPlane:
             files: content by ``file:<version>/<file>``, in place of the files on disk.
 
         Raises:
-            UnavailableError: the server's control mode is another.
+            UnavailableError: the server's control mode is another, or it still loads at its start.
             ModelNotFoundError: there is no such model.
             InvalidRequestError: an override is malformed.
             ModelFileError: a version failed; a model that answered before still does.
@@ -230,7 +230,7 @@ class DataPlane:
             unload_dependents: without meaning here, as there are no ensembles.
 
         Raises:
-            UnavailableError: the server's control mode is another.
+            UnavailableError: the server's control mode is another, or it still loads at its start.
             ModelNotFoundError: there is no such model.
         """
         self._check_explicit()
@@ -292,6 +292,8 @@ class DataPlane:
                 "explicit model load / unload is not allowed: the server runs without "
                 "--model-control explicit"
             )
+        if not self._store.is_loaded:  # a thread fills the store, which no lock guards from calls
+            raise UnavailableError("the server still loads its models: try again when it is ready")
 
     def _begin(self) -> None:
         self._in_flight += 1

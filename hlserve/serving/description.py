@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from hlserve import __version__
 from hlserve.repository import TensorSpec
 from hlserve.serving.model import ServedModel
+from hlserve.serving.model_config import PLATFORM
 from hlserve.serving.session import TensorInfo
 
 SERVER_NAME = "hlserve"
-PLATFORM = "onnxruntime_onnx"
 # Triton's names for what every server of ours offers beyond the six calls.
 EXTENSIONS = (
     "classification",

@@ -172,8 +172,7 @@ def _histograms(snapshot: Snapshot) -> Iterator[Metric]:
         _add_durations(requests, labels, model.success)
         for phase, spread in model.phases.items():
             _add_durations(phases, [*labels, phase], spread)
-        total = sum(size * count for size, count in model.batch_rows.items())
-        rows.add_metric(labels, _row_buckets(model.batch_rows), total)
+        rows.add_metric(labels, _row_buckets(model.batch_rows), model.executed_rows)
     yield requests
     yield phases
     yield rows

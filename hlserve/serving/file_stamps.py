@@ -1,4 +1,4 @@
-"""What lies in a version's folder, told apart from what lay there before without reading it."""
+"""What lies in a file or a folder, told apart from what lay there before without reading it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from pathlib import Path
 
 # A file: path in the model's folder, bytes, nanoseconds of its last change, inode.
 FileStamps = tuple[tuple[str, int, int, int], ...]
+
+
+# One file by itself: nanoseconds of its last change, bytes, inode.
+FileStamp = tuple[int, int, int]
+
+
+def file_stamp(path: Path) -> FileStamp | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def file_stamps(version_dir: Path) -> FileStamps:

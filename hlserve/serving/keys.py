@@ -23,6 +23,7 @@ from typing import Any, get_args
 
 from hlserve.errors import ConfigError
 from hlserve.rpcs import Group
+from hlserve.serving.file_stamps import file_stamp
 
 ALL_GROUPS = "all"
 OPEN_GROUP: Group = "health"
@@ -47,7 +48,7 @@ class ApiKeys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = file_stamp(path)
         self._digests = read_keys(path)
 
     def is_open(self, group: Group) -> bool:
@@ -69,7 +70,7 @@ class ApiKeys:
 
     def refresh(self) -> None:
         """Reads the file again where it changed; never raises."""
-        stamp = _stamp(self._path)
+        stamp = file_stamp(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -126,11 +127,3 @@ def _digest(key: str) -> bytes:
     """Of a plain key, or the one that is written down instead of it."""
     given = _DIGEST.fullmatch(key)
     return bytes.fromhex(given[1]) if given else hashlib.sha256(key.encode()).digest()
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -79,6 +79,9 @@ class Loader:
                 return self._load(repository, name, overrides, kept or {})
         except (HlserveError, OSError) as error:
             return Loaded(reason=str(error))
+        except Exception as error:  # a model must not end what loads the others
+            _LOG.exception("model %r cannot be loaded", name)
+            return Loaded(reason=_unexpected(error))
 
     def _load(
         self,
@@ -107,6 +110,9 @@ class Loader:
             except HlserveError as error:
                 failures[number] = str(error)
                 _LOG.error("model %r version %d cannot be served: %s", name, number, error)
+            except Exception as error:  # the versions beside it are loaded, and answer
+                failures[number] = _unexpected(error)
+                _LOG.exception("model %r version %d cannot be served", name, number)
         return Loaded(versions, failures)
 
     def _complete_versions(
@@ -144,6 +150,11 @@ def share_heaps() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
     except (AttributeError, OSError):
         return
+
+
+def _unexpected(error: Exception) -> str:
+    """An error that is not ours in a line; a MemoryError has no words of its own."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _config_text(

@@ -17,7 +17,7 @@ class MetricsConfig:
     """Metrics for Prometheus.
 
     Attributes:
-        host: address to bind; empty: the server's own.
+        host: address to bind; empty: the server's own, or this machine's alone where it has none.
         port: 0 = a free one; None: histograms are recorded, and somebody else serves them.
     """
 
@@ -27,6 +27,10 @@ class MetricsConfig:
     def __post_init__(self) -> None:
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ConfigError(f"metrics port is {self.port}, expected 0 to 65535")
+
+    def address(self, server_host: str) -> str:
+        """What to bind beside a server at ``server_host``; never empty: every interface."""
+        return self.host or server_host or "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)

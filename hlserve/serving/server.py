@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,9 @@ TRANSPORTS: dict[Transport, type[GrpcioServer] | type[Http2Server]] = {
     "http2": Http2Server,
 }
 
-# After the last answer was made, its bytes still have to leave.
-_LAST_BYTES_GRACE_S = 1.0
-
-# New objects between two searches for cycles; Python's 700 are made by a dozen requests.
-_GARBAGE_THRESHOLD = 50_000
+# After the last answer was made, its bytes still have to leave: a slow reader gets what is left of
+# the drain timeout within these bounds, and a stream that its client keeps open holds up no longer.
+_LAST_BYTES_GRACE_S = (1.0, 5.0)
 
 # New objects between two searches for cycles; Python's 700 are made by a dozen requests.
 _GARBAGE_THRESHOLD = 50_000
@@ -148,6 +147,7 @@ class Server:
         Returns:
             Whether everything in flight was answered within the drain timeout.
         """
+        ends = time.monotonic() + self._config.drain_timeout_s
         self._data_plane.begin_drain()
         if self._watching is not None:
             self._watching.cancel()
@@ -159,7 +159,9 @@ class Server:
             )
         self._data_plane.readiness.close()
         if self._transport is not None:
-            await self._transport.stop(_LAST_BYTES_GRACE_S if is_clean else 0)
+            least_s, most_s = _LAST_BYTES_GRACE_S
+            left_s = min(max(least_s, ends - time.monotonic()), most_s)
+            await self._transport.stop(left_s if is_clean else 0)
         self._threads.shutdown(wait=is_clean)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
@@ -199,7 +201,7 @@ class Server:
         if wanted is None or wanted.port is None or self._worker is not None:
             return
         snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
-        self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
+        self._metrics = MetricsServer(snapshot, wanted.address(self._config.host), wanted.port)
         _LOG.info("metrics on port %d", self._metrics.port)
 
 

@@ -19,6 +19,7 @@ _LOGGER = logging.getLogger("hlserve")
 _LOG_FORMAT = "ISO8601"  # how lines tell the time
 _TRACE_LEVELS = ("OFF", "TIMESTAMPS")
 _MAX_INTEGER = 2**31 - 1
+_FIELDS = {"trace_level": "level", "trace_rate": "rate", "trace_count": "count"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,9 @@ class ServerSettings:
             _traced(self._all_models, own)
             self._by_model[model] = own
             return
-        defaults = _spelled(self._initial)
-        given |= {name: defaults[name] for name in cleared}
-        self._all_models = _traced(self._all_models, given)
+        # Copied, not spelled and read again: the start may say what a call may not, such as rate 0.
+        initial = {_FIELDS[name]: getattr(self._initial, _FIELDS[name]) for name in cleared}
+        self._all_models = replace(_traced(self._all_models, given), **initial)
 
 
 # ----------------------------------------------------------------------------- the log
@@ -177,18 +178,10 @@ def _check_trace_name(name: str) -> None:
         raise InvalidRequestError("trace_file cannot be changed over the network")
     if name in ("trace_mode", "log_frequency"):
         raise InvalidRequestError(f"{name} cannot be changed while the server runs")
-    if name not in ("trace_level", "trace_rate", "trace_count"):
+    if name not in _FIELDS:
         raise InvalidRequestError(
             f"unknown trace setting {name!r}, expected trace_level, trace_rate or trace_count"
         )
-
-
-def _spelled(settings: TraceSettings) -> dict[str, tuple[str, ...]]:
-    return {
-        "trace_level": (settings.level,),
-        "trace_rate": (str(settings.rate),),
-        "trace_count": (str(settings.count),),
-    }
 
 
 def _traced(base: TraceSettings, changes: Mapping[str, tuple[str, ...]]) -> TraceSettings:

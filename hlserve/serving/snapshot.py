@@ -35,7 +35,8 @@ class ModelSnapshot:
         success: requests answered, from the data plane's door to the answer.
         failures: requests not answered, by reason.
         phases: by name: queue, compute_input, compute_infer, compute_output, encode.
-        batch_rows: runs by their number of rows.
+        executed_rows: rows of all runs.
+        batch_rows: runs by their number of rows, above 1024 by the next power of two.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelSnapshot:
     success: Spread
     failures: dict[str, int]
     phases: dict[str, Spread]
+    executed_rows: int
     batch_rows: dict[int, int]
 
 
@@ -141,6 +143,7 @@ def _model(name: str, version: int, statistics: ModelStatistics) -> ModelSnapsho
         success=_spread(statistics.success),
         failures={str(reason): count for reason, count in statistics.failures.items()},
         phases={phase: _spread(duration) for phase, duration in phases.items()},
+        executed_rows=statistics.executed_rows,
         batch_rows={rows: batch.count for rows, batch in statistics.batches.items()},
     )
 
@@ -161,6 +164,7 @@ def _add(one: ModelSnapshot, other: ModelSnapshot) -> ModelSnapshot:
         phases={
             phase: _add_spreads(spread, other.phases[phase]) for phase, spread in one.phases.items()
         },
+        executed_rows=one.executed_rows + other.executed_rows,
         batch_rows={
             rows: one.batch_rows.get(rows, 0) + other.batch_rows.get(rows, 0)
             for rows in one.batch_rows | other.batch_rows

@@ -27,6 +27,8 @@ HISTOGRAM_BOUNDS_S = (
 )
 _BOUNDS_NS = tuple(round(bound * 1e9) for bound in HISTOGRAM_BOUNDS_S)
 
+_MOST_ROWS_APART = 1024  # a power of two: runs of more rows are counted by the next one
+
 
 @dataclass(slots=True)
 class Duration:
@@ -84,6 +86,9 @@ class ModelStatistics:
     Attributes:
         inference_count: rows answered (a request of three rows counts three).
         execution_count: runs; joined requests share one.
+        executed_rows: rows of all runs, answered or not.
+        batches: runs by their number of rows; above 1024 by the next power of two, so that
+            requests of every size there is cannot fill the memory.
         last_inference_ms: milliseconds since the epoch of the last answer; 0: none yet.
         pending: requests taken and not answered yet.
         late: requests that ran in vain: their deadline passed before the answer was there.
@@ -104,12 +109,15 @@ class ModelStatistics:
         self.compute_infer = duration()
         self.compute_output = duration()
         self.encode = duration()
+        self.executed_rows = 0
         self.batches: dict[int, BatchStatistics] = {}
 
     def executed(self, rows: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
         """Counts one run of so many rows."""
         self.execution_count += 1
-        batch = self.batches.setdefault(rows, BatchStatistics())
+        self.executed_rows += rows
+        size = rows if rows <= _MOST_ROWS_APART else 1 << (rows - 1).bit_length()
+        batch = self.batches.setdefault(size, BatchStatistics())
         batch.count += 1
         batch.compute_input_ns += input_ns
         batch.compute_infer_ns += infer_ns

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from hlserve.errors import (
     ConfigError,
@@ -60,7 +61,8 @@ class ModelStore:
         self._control = config.control
         self._loader = Loader(repository, config, threads)
         self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="hlserve-load")
-        self._locks: dict[str, asyncio.Lock] = {}
+        # One a model that is loaded or unloaded just now; nobody holds one of an unknown name.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch = Watch(repository) if self._control.mode == "poll" else None
         for name in repository.refused_names():
@@ -134,11 +136,16 @@ class ModelStore:
         except (HlserveError, OSError) as error:
             _LOG.error("the repository cannot be read, what is loaded goes on: %s", error)
             return
+        except Exception:  # the next look may succeed
+            _LOG.exception("the repository cannot be read, what is loaded goes on")
+            return
         for name in changes.changed:
             try:
                 await self._finish(self._load(name, None, keeps_unchanged=True))
             except HlserveError as error:
                 _LOG.error("%s", error)
+            except Exception:  # the others that changed are loaded all the same
+                _LOG.exception("model %r cannot be loaded", name)
         for name in changes.gone:
             await self._finish(self._unload(name, "its folder is gone"))
 
@@ -272,13 +279,20 @@ class ModelStore:
             self._entries[name] = replace(now, reload_failure=loaded.failure())
             await self._in_load_thread(close, _others(loaded.versions.values(), served.values()))
             return
-        if loaded.failure() and before is None and name not in self._repository.names():
+        if loaded.failure() and before is None and not self._is_on_disk(name):
             del self._entries[name]  # nothing but a call knows the name: it is forgotten
             await self._in_load_thread(close, list(loaded.versions.values()))
             return
         old = _others(served.values(), loaded.versions.values())
         self._entries[name] = replace(Entry.of(loaded), unloading=now.unloading)
         self._retire(name, old, is_shown=False)
+
+    def _is_on_disk(self, name: str) -> bool:
+        """Whether a model has a folder; a repository that cannot be read forgets none."""
+        try:
+            return name in self._repository.names()
+        except (HlserveError, OSError):
+            return True
 
     async def _unload(self, name: str, reason: str) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):

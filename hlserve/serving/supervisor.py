@@ -58,7 +58,8 @@ class Supervisor:
 
     Args:
         config: what they serve, and where.
-        command: starts a process; ``--port`` and ``--worker-fd`` are added.
+        command: starts a process; after its word ``serve``, ``--worker-port`` and ``--worker-fd``
+            are put in, since at its end they could be taken for arguments.
         policy: of restarts.
 
     Raises:
@@ -115,19 +116,20 @@ class Supervisor:
         return self._is_clean
 
     async def snapshot(self) -> Snapshot:
-        """What all processes have done so far, those that died among them."""
+        """What all processes have done so far, those that died or are late as they last told."""
         async with self._one_snapshot_at_a_time:
             outcomes = await self._switchboard.gather(SNAPSHOT_PATH, b"")
             answers = [outcome.response for outcome in outcomes if isinstance(outcome, Answered)]
             taken = [msgspec.msgpack.decode(answer, type=Snapshot) for answer in answers]
-            return self._totals.update(taken)
+            alive = {p.pid for p in self._processes.values() if p.returncode is None}
+            return self._totals.update(taken, alive)
 
     def _start_metrics(self) -> None:
         wanted = self._config.metrics
         if wanted is None or wanted.port is None:
             return
         snapshot = from_other_threads(self.snapshot, asyncio.get_running_loop())
-        self._metrics = MetricsServer(snapshot, wanted.host or self._config.host, wanted.port)
+        self._metrics = MetricsServer(snapshot, wanted.address(self._config.host), wanted.port)
         _LOG.info("metrics on port %d", self._metrics.port)
 
     async def _keep(self, number: int, started: asyncio.Event) -> None:
@@ -158,8 +160,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *self._command,
-                *("--port", str(self.port), "--worker-fd", str(theirs.fileno())),
+                *self._worker_command(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a Ctrl-C is ours alone to pass on
             )
@@ -187,6 +188,11 @@ class Supervisor:
         await self._ended(process, is_replaced)
         await line
         return process, time.monotonic() - since[0] if since else None
+
+    def _worker_command(self, descriptor: int) -> tuple[str, ...]:
+        after = self._command.index("serve") + 1
+        told = ("--worker-port", str(self.port), "--worker-fd", str(descriptor))
+        return (*self._command[:after], *told, *self._command[after:])
 
     async def _ended(self, process: asyncio.subprocess.Process, is_replaced: asyncio.Event) -> None:
         """Waits for a process to end; kills one that was told to and outlasts the drain."""

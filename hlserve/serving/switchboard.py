@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 # A large model may take minutes to load; a process that takes longer than this hangs.
 HUNG_S = 600.0
+# Counts are read at once; less than a scrape of the metrics waits.
+LATE_S = 3.0
 
 
 class Switchboard:
@@ -87,10 +89,16 @@ class Switchboard:
             line.close()
 
     async def gather(self, path: str, request: bytes) -> list[Outcome]:
-        """What every process answers to a call; those that end meanwhile are left out."""
+        """What processes answer to a call; those that end meanwhile or are late are left out."""
         lines = tuple(self._lines)
-        outcomes = await asyncio.gather(*(line.run(path, request) for line in lines))
-        return [outcome for outcome in outcomes if outcome is not None]
+        outcomes, late = await self._run_in(lines, path, request, LATE_S)
+        if late:
+            _LOG.warning("%s: no answer of %d processes within %g s", path, len(late), LATE_S)
+        return [
+            outcome
+            for line, outcome in zip(lines, outcomes, strict=True)
+            if outcome is not None and line not in late
+        ]
 
     async def _admit(self, line: _Line) -> None:
         async with self._one_at_a_time:  # no call between the notes and the first of its own
@@ -107,7 +115,7 @@ class Switchboard:
 
     async def _everywhere(self, ask: Ask) -> list[Outcome]:
         lines = tuple(self._lines)
-        outcomes, hung = await self._run_in(lines, ask)
+        outcomes, hung = await self._run_in(lines, ask.path, ask.request, self._hung_s)
         if any(isinstance(outcome, Answered) for outcome in outcomes):
             self._journal.add(ask.path, ask.request)
             for line, outcome in zip(lines, outcomes, strict=True):
@@ -120,21 +128,21 @@ class Switchboard:
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def _run_in(
-        self, lines: Sequence[_Line], ask: Ask
+        self, lines: Sequence[_Line], path: str, request: bytes, limit_s: float
     ) -> tuple[list[Outcome | None], list[_Line]]:
         """What came of a call in each process, and which of them did not answer in time."""
-        running = [asyncio.create_task(line.run(ask.path, ask.request)) for line in lines]
-        expiring = asyncio.ensure_future(self._sleep(self._hung_s))
+        running = [asyncio.create_task(line.run(path, request)) for line in lines]
+        expiring = asyncio.ensure_future(self._sleep(limit_s))
         answering = asyncio.gather(*running, return_exceptions=True)
-        await asyncio.wait((answering, expiring), return_when=asyncio.FIRST_COMPLETED)
-        expiring.cancel()
-        hung = [line for line, task in zip(lines, running, strict=True) if not task.done()]
-        words = f"a process did not answer within {self._hung_s:g} s, and is being replaced"
-        late = Failed(0, UnavailableError.__name__, words)
-        outcomes = [task.result() if task.done() else late for task in running]
-        for task in running:
-            task.cancel()
-        return outcomes, hung
+        try:
+            await asyncio.wait((answering, expiring), return_when=asyncio.FIRST_COMPLETED)
+            late = [line for line, task in zip(lines, running, strict=True) if not task.done()]
+            words = f"a process did not answer within {limit_s:g} s, and is being replaced"
+            failed = Failed(0, UnavailableError.__name__, words)
+            return [task.result() if task.done() else failed for task in running], late
+        finally:
+            for waiting in (expiring, *running):
+                waiting.cancel()
 
     def _replace(self, line: _Line) -> None:
         if line in self._lines:

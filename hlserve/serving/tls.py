@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hlserve.errors import ConfigError
+from hlserve.serving.file_stamps import FileStamp, file_stamp
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,19 +74,10 @@ class Certificates:
         _LOG.info("the TLS files changed: new connections use %s", self._config.certificate)
         return pair
 
-    def _stat(self) -> tuple[tuple[int, int, int] | None, ...]:
+    def _stat(self) -> tuple[FileStamp | None, ...]:
         config = self._config
-        return tuple(_stamp(path) for path in (config.certificate, config.key, config.client_ca))
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    if path is None:
-        return None
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        paths = (config.certificate, config.key, config.client_ca)
+        return tuple(None if path is None else file_stamp(path) for path in paths)
 
 
 def _read(config: TlsConfig) -> KeyPair:

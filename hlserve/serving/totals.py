@@ -5,7 +5,7 @@ Only what a process told before its end is known; what it did after that is lost
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from hlserve.serving.snapshot import ModelSnapshot, Snapshot, merge
@@ -20,23 +20,26 @@ class Totals:
         self._last: dict[int, Snapshot] = {}
         self._gone = Snapshot((), (), ())
 
-    def update(self, snapshots: Sequence[Snapshot]) -> Snapshot:
+    def update(self, snapshots: Sequence[Snapshot], alive: Collection[int] = ()) -> Snapshot:
         """The sum.
 
         A version that was unloaded everywhere, or loaded anew, begins at zero, as it does where
         there is one process: what is gone of it is not added any more.
 
         Args:
-            snapshots: one of each process that lives, taken after those of the last call.
+            snapshots: one of each process that answered, taken after those of the last call.
+            alive: ids of processes that live, answered or not: the last snapshot of one that did
+                not stands in for it, since it may answer again and must not count twice.
         """
-        living = {snapshot.pids[0]: snapshot for snapshot in snapshots}
+        answered = {snapshot.pids[0]: snapshot for snapshot in snapshots}
+        living = {pid: last for pid, last in self._last.items() if pid in alive} | answered
         ended = [last for pid, last in self._last.items() if pid not in living]
         gone = merge([self._gone, *ended])
         if living:
             gone = self._without_ended_versions(gone, living)
         self._gone = replace(gone, pids=())
         self._last = living
-        return merge([*snapshots, self._gone])
+        return merge([*living.values(), self._gone])
 
     def _without_ended_versions(self, gone: Snapshot, living: dict[int, Snapshot]) -> Snapshot:
         served = {_version(model) for snapshot in living.values() for model in snapshot.models}

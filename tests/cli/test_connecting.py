@@ -1,20 +1,29 @@
 """Commands that ask a server which wants TLS, a certificate of theirs and an API key."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trustme
 
+from hlserve.bench.asking import Target
 from hlserve.cli import cli, run
+from hlserve.client.connection import Connection
 from hlserve.serving.config import ControlConfig
 from hlserve.serving.tls import TlsConfig
 from tests.serving import models
 from tests.serving.running import running_server
 
 KEY = "a key of the tests"
+
+
+@pytest.mark.parametrize("cls", [partial(Connection, "a:1"), partial(Target, "a:1", "m")])
+def test_a_key_does_not_show_where_what_holds_it_is_shown(cls: Callable[..., object]) -> None:
+    assert "a:1" in repr(cls(api_key=KEY))
+    assert KEY not in repr(cls(api_key=KEY))
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,29 @@ def test_a_request_in_flight_is_answered_before_the_server_ends(root: Path, tran
         assert len(answers) == 1
 
 
+def test_a_run_that_outlasts_the_drain_does_not_outlast_the_server(root: Path) -> None:
+    arguments = (root, "--port", "0", "--drain-timeout-s", "0.1")
+    with served(*arguments) as (process, address), InferenceClient(address) as client:
+        failures: list[ServerError] = []
+
+        def ask() -> None:
+            try:
+                client.infer("slow", models.slow_inputs(2**40), timeout_s=TIMEOUT_S)
+            except ServerError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=ask)
+        idle = cpu_ticks(process)
+        thread.start()
+        wait_until_busy(process, idle)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 1
+        thread.join(TIMEOUT_S)
+        assert len(failures) == 1
+        assert process.stderr is not None
+        assert "requests were still running after 0.1 s: ended" in process.stderr.read()
+
+
 def cpu_ticks(process: subprocess.Popen[str]) -> int:
     return int(Path(f"/proc/{process.pid}/stat").read_text().split()[13])
 

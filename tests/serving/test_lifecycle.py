@@ -112,6 +112,25 @@ async def test_explicit_control_loads_and_unloads_by_calls(tmp_path: Path) -> No
 
 
 @in_event_loop
+async def test_calls_load_nothing_before_the_start_has_loaded(tmp_path: Path) -> None:
+    models.put(tmp_path, "m", models.mlp())
+    threads = RunThreads(1)
+    config = ServerConfig(models=tmp_path, control=ControlConfig("explicit", load_models=("m",)))
+    store = ModelStore(Repository(tmp_path), config, threads)
+    plane = DataPlane(store, control="explicit")
+    try:
+        for call in (plane.load_model("m"), plane.unload_model("m")):
+            with pytest.raises(UnavailableError, match="still loads its models: try again"):
+                await call
+        await asyncio.to_thread(store.load_all)
+        await plane.load_model("m")
+        assert plane.model_ready("m", "")
+    finally:
+        store.close()
+        threads.shutdown(wait=True)
+
+
+@in_event_loop
 async def test_loading_at_the_start_is_chosen_by_name(tmp_path: Path) -> None:
     for name in "ab":
         models.put(tmp_path, name, models.mlp())
@@ -479,6 +498,49 @@ async def test_watching_goes_on_until_it_is_cancelled(tmp_path: Path) -> None:
         await watching
     store.close()
     threads.shutdown(wait=True)
+
+
+class LargeConfig(Repository):
+    """One whose model ``large`` has a configuration that no memory can hold."""
+
+    def config_file(self, name: str) -> Path | None:
+        if name == "large":
+            raise MemoryError
+        return super().config_file(name)
+
+
+@in_event_loop
+async def test_what_nobody_expected_of_a_load_is_its_reason_and_watching_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads = RunThreads(1)
+    config = ServerConfig(models=tmp_path, control=ControlConfig(mode="poll"))
+    store = ModelStore(LargeConfig(tmp_path), config, threads)
+    served = Plane(store, DataPlane(store, control="poll"))
+    await asyncio.to_thread(store.load_all)
+    models.put(tmp_path, "large", models.mlp())
+    models.put(tmp_path, "m", models.mlp())
+    for _ in range(2):
+        await store.poll()
+    assert served.states() == {("large", ""): "UNAVAILABLE", ("m", "1"): "READY"}
+    assert served.reason("large") == "MemoryError"
+    assert "model 'large' cannot be loaded" in caplog.text
+    store.close()
+    threads.shutdown(wait=True)
+
+
+@in_event_loop
+async def test_no_lock_stays_for_a_model_that_is_not_being_loaded(tmp_path: Path) -> None:
+    models.put(tmp_path, "m", models.mlp())
+    async with serving(tmp_path) as served:
+        files = {"file:1/model.onnx": b"junk"}
+        for number in range(20):
+            with pytest.raises(ModelFileError):
+                await served.plane.load_model(f"none{number}", "{}", files)
+        await asyncio.gather(*(served.plane.load_model("m") for _ in range(3)))
+        await served.store.settled()
+        gc.collect()  # the last task's frames
+        assert not served.store._locks
 
 
 def test_what_changes_while_it_is_loaded_is_found_again(tmp_path: Path) -> None:

@@ -393,6 +393,16 @@ def test_the_histogram_of_batches_counts_every_run(records: list[Any]) -> None:
             assert value(text, "hlserve_batch_rows_bucket", **model, le=str(bound)) == below
 
 
+def test_runs_of_very_many_rows_share_their_counts_and_none_is_lost() -> None:
+    statistics = ModelStatistics()
+    sizes = (1, 1023, *range(1024, 5000), 2**30, 2**30 + 1)
+    for rows in sizes:
+        statistics.executed(rows, 1, 2, 3)
+    assert sorted(statistics.batches) == [1, 1023, 1024, 2048, 4096, 8192, 2**30, 2**31]
+    assert sum(batch.count for batch in statistics.batches.values()) == len(sizes)
+    assert statistics.executed_rows == sum(sizes)
+
+
 def test_several_processes_show_their_sum() -> None:
     one = take([], {})
     text, _ = render(merge([one, one]), CpuClock())

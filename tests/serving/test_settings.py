@@ -82,6 +82,15 @@ def test_a_model_has_settings_of_its_own_over_those_of_all() -> None:
     assert settings.trace_values()["trace_rate"] == ("10",)
 
 
+def test_clearing_goes_back_to_what_only_the_start_can_say() -> None:
+    settings = ServerSettings(TraceSettings("TIMESTAMPS", 0), can_trace=True)
+    settings.change_trace({"trace_rate": ["10"], "trace_count": ["7"]})
+    settings.change_trace({"trace_rate": [], "trace_count": ["5"]})
+    assert settings.trace() == TraceSettings("TIMESTAMPS", 0, 5)
+    with pytest.raises(InvalidRequestError, match="trace_rate is '0'"):
+        settings.change_trace({"trace_rate": ["0"]})
+
+
 def test_traced_requests_use_up_the_count_that_holds_for_their_model() -> None:
     settings = ServerSettings(TraceSettings("TIMESTAMPS", 1), can_trace=True)
     settings.traced("m")

@@ -11,6 +11,7 @@ from hlserve.errors import (
     HlserveError,
     InvalidRequestError,
     ModelNotFoundError,
+    ModelNotReadyError,
     UnavailableError,
 )
 from hlserve.pb.messages import inference
@@ -181,6 +182,19 @@ def test_a_process_that_hangs_in_a_call_is_replaced_and_holds_up_no_later_one() 
     run(law)
 
 
+def test_a_process_that_is_late_with_its_counts_is_left_out_and_stays() -> None:
+    async def law(processes: Processes) -> None:
+        alive, hanging = await processes.join(), await processes.join("hang")
+        asked = asyncio.create_task(alive.worker.ask_all(STATISTICS.path, b""))
+        await alive.has_begun.wait()
+        await hanging.has_begun.wait()
+        processes.times_up.release()
+        assert await asked == [Answered(0, b"done")]
+        assert not hanging.is_out_of_step.is_set()
+
+    run(law)
+
+
 def test_where_every_process_hangs_all_are_replaced_and_nothing_is_noted() -> None:
     async def law(processes: Processes) -> None:
         hanging = [await processes.join("hang") for _ in range(2)]
@@ -252,7 +266,10 @@ def test_statistics_of_processes_are_added_up() -> None:
             batch.compute_infer.count = 1
         return Answered(0, response.SerializeToString())
 
-    total = joined(STATISTICS, [answer(3, 50, 1, 2), answer(4, 40, 2, 8)])
+    failed = Failed(0, "ModelNotReadyError", "model 'm' is not ready")
+    total = joined(STATISTICS, [answer(3, 50, 1, 2), failed, answer(4, 40, 2, 8)])
+    with pytest.raises(ModelNotReadyError, match=r"^model 'm' is not ready$"):
+        joined(STATISTICS, [failed, failed])
     assert isinstance(total, inference.ModelStatisticsResponse)
     (model,) = total.model_stats
     assert (model.name, model.version) == ("m", "1")

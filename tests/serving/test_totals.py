@@ -19,6 +19,7 @@ def snapshot(pid: int, pending: int = 0, **counts: int) -> Snapshot:
             success=Spread(count, 10 * count, ()),
             failures={},
             phases={},
+            executed_rows=count,
             batch_rows={1: count},
         )
         for name, count in counts.items()
@@ -51,6 +52,17 @@ def test_a_moment_without_a_process_loses_nothing() -> None:
     totals.update([snapshot(1, m=5)])
     assert counts(totals.update([])) == {"m": 5}
     assert counts(totals.update([snapshot(2, m=1)])) == {"m": 6}
+
+
+def test_a_process_that_is_late_once_counts_once() -> None:
+    totals = Totals()
+    totals.update([snapshot(1, m=5), snapshot(2, m=7)], {1, 2})
+    total = totals.update([snapshot(2, m=8)], {1, 2})
+    assert (sorted(total.pids), counts(total)) == ([1, 2], {"m": 13})
+    total = totals.update([snapshot(1, m=6), snapshot(2, m=8)], {1, 2})
+    assert (sorted(total.pids), counts(total)) == ([1, 2], {"m": 14})
+    total = totals.update([snapshot(2, m=8)], {2})
+    assert (total.pids, counts(total)) == ((2,), {"m": 14})
 
 
 def test_a_version_that_was_unloaded_or_loaded_anew_begins_at_zero() -> None:

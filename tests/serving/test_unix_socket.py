@@ -9,6 +9,7 @@ import pytest
 
 from hlserve.errors import ConfigError, UnavailableError
 from hlserve.serving.config import ServerConfig
+from hlserve.serving.observing import MetricsConfig
 from tests.serving import models
 from tests.serving.running import running_server
 
@@ -45,6 +46,18 @@ def test_a_unix_socket_alone_opens_no_port(
     with running_server(repository, unix_socket=path, host="", transport=transport) as running:
         assert is_ready(f"unix:{path}")
         assert (running.server.port, running.server.address) == (0, f"unix:{path}")
+
+
+def test_metrics_of_a_unix_socket_alone_are_for_this_machine(
+    repository: Path, tmp_path: Path
+) -> None:
+    options = {"unix_socket": tmp_path / "s", "host": "", "metrics": MetricsConfig(port=0)}
+    with running_server(repository, **options) as running:
+        port = running.server.metrics_port
+        assert port is not None
+        socket.create_connection(("127.0.0.1", port), timeout=20).close()
+        with pytest.raises(ConnectionRefusedError):  # it is ours too, and not what was bound
+            socket.create_connection(("127.0.0.2", port), timeout=20)
 
 
 def test_a_socket_left_behind_is_replaced_and_one_in_use_is_not(

@@ -70,7 +70,7 @@ class EverywhereCalls:
 
 
 def joined(rpc: Rpc, outcomes: list[Outcome]) -> Message:
-    """One answer made of those of all processes.
+    """One answer made of those of all processes; a sum leaves out those that could not answer.
 
     Raises:
         HlserveError: what a process answered; where others did as they were told, it says so.
@@ -78,10 +78,12 @@ def joined(rpc: Rpc, outcomes: list[Outcome]) -> Message:
     """
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answered)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    if failures:
+    if failures and not (answers and rpc.scope == "sum"):
         raise _error(failures[0], len(failures), len(outcomes))
     if not answers:
-        raise UnavailableError(f"{rpc.path}: every process ended meanwhile: try again later")
+        raise UnavailableError(
+            f"{rpc.path}: every process ended meanwhile, or is late: try again later"
+        )
     messages = [message_class(rpc.response).FromString(answer.response) for answer in answers]
     return add_up(messages) if rpc.scope == "sum" else messages[0]
 
