@@ -21,6 +21,7 @@ from hlserve.errors import InvalidRequestError
 from hlserve.pb.messages import inference
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's bound on one message, and gRPC's
+MAX_DIMS = 64  # NumPy's bound on an array's
 
 _LENGTH = struct.Struct("<I")  # before every BYTES element
 _CONTENTS_FIELDS = tuple(
@@ -105,6 +106,8 @@ def _decode_tensor(tensor: WireTensor, raw: bytes | None, max_elements: int, lab
 
 
 def _checked_shape(dims: Sequence[int], datatype: Datatype, max_elements: int) -> tuple[int, ...]:
+    if len(dims) > MAX_DIMS:  # first: the product of a million dimensions takes minutes
+        raise InvalidRequestError(f"shape of {len(dims)} dimensions, expected at most {MAX_DIMS}")
     shape = tuple(dims)
     if any(dim < 0 for dim in shape):
         raise InvalidRequestError(
@@ -149,6 +152,11 @@ def _check_bool_bytes(raw: bytes) -> None:
 
 
 def _decode_bytes_elements(raw: bytes, count: int) -> Array:
+    if len(raw) < count * _LENGTH.size:  # before memory is taken for as many as the shape says
+        raise InvalidRequestError(
+            f"raw contents hold {len(raw)} bytes, expected at least {count * _LENGTH.size}: "
+            f"a length before each of {count} BYTES elements"
+        )
     elements = np.empty(count, dtype=object)
     if _fill_equal_lengths(raw, elements):
         return elements

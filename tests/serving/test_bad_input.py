@@ -153,6 +153,16 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
         INVALID,
         "output 'logits' is requested twice",
     ),
+    "10,000 times one output": (
+        add_output(*["logits"] * 10_000),
+        INVALID,
+        "output 'logits' is requested twice",
+    ),
+    "a million outputs": (
+        add_output(*["logits"] * 1_000_000),
+        INVALID,
+        "model 'mlp': 1000000 outputs came, expected at most 10000",
+    ),
     # shapes
     "rank too small": (set_shape(16), INVALID, "has shape [16], expected [-1, 8]"),
     "rank too large": (set_shape(1, 2, 8), INVALID, "has shape [1, 2, 8], expected [-1, 8]"),
@@ -162,6 +172,17 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "dimension -2": (set_shape(-2, -8), INVALID, "shape [-2, -8] has a negative dimension"),
     "dimension 2^31": (set_shape(2**31, 8), INVALID, "holds more than 2147483647 bytes of FP32"),
     "product overflows": (set_shape(2**4, 2**60 + 2), INVALID, "holds more than"),
+    "65 dimensions": (
+        set_shape(2, 8, *[1] * 63),
+        INVALID,
+        "input 'input': shape of 65 dimensions, expected at most 64",
+    ),
+    "a million dimensions": (
+        set_shape(*[2**62] * 1_000_000),
+        INVALID,
+        "shape of 1000000 dimensions, expected at most 64",
+    ),
+    "64 dimensions": (set_shape(2, 8, *[1] * 62), INVALID, "1, 1], expected [-1, 8]"),
     "zero hides overflow": (set_shape(0, 2**62), INVALID, "holds more than"),
     "different rows": (different_rows, INVALID, "differ in their number of rows, {'a': 1, 'b': 2}"),
     "more rows than allowed": (too_many_rows, INVALID, "has 5 rows, expected at most 4"),
@@ -203,7 +224,17 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "length cut off": (
         tensor("identity_BYTES", "BYTES", [1, 1], b"\1\0"),
         INVALID,
-        "end inside a length: 0 BYTES elements came, expected 1",
+        "hold 2 bytes, expected at least 4: a length before each of 1 BYTES elements",
+    ),
+    "second length cut off": (
+        tensor("identity_BYTES", "BYTES", [1, 2], b"\5\0\0\0abcde\1\0"),
+        INVALID,
+        "end inside a length: 1 BYTES elements came, expected 2",
+    ),
+    "67 million elements of nothing": (
+        tensor("identity_BYTES", "BYTES", [1, 2**26], b""),
+        INVALID,
+        "hold 0 bytes, expected at least 268435456: a length before each",
     ),
     "length past the end": (
         tensor("identity_BYTES", "BYTES", [1, 1], b"\5\0\0\0abc"),
@@ -218,7 +249,7 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "too few elements": (
         tensor("identity_BYTES", "BYTES", [1, 2], b"\1\0\0\0a"),
         INVALID,
-        "1 BYTES elements came, expected 2",
+        "hold 5 bytes, expected at least 8: a length before each of 2 BYTES elements",
     ),
     "too many elements": (
         tensor("identity_BYTES", "BYTES", [1, 1], b"\1\0\0\0a\1\0\0\0b"),

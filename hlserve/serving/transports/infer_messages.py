@@ -23,6 +23,7 @@ _REGION_PLACE = ("shared_memory_byte_size", "shared_memory_offset")
 _CLASSIFICATION = "classification"
 _RESERVED_PREFIX = "triton_"
 _MAX_PARAMETERS = 10_000
+_MAX_TENSORS = 10_000  # inputs, and outputs asked for
 _MAX_PRIORITY = 2**32 - 1  # Triton's configuration knows 32 bits of levels
 _MAX_TIMEOUT_US = 2**63 - 1
 Parameters = Mapping[str, codec.Parameter]
@@ -65,6 +66,7 @@ def decode_request(
         UnsupportedError: it asks for shared memory or sequences, which are not there.
     """
     model = f"model {message.model_name!r}"
+    _check_counts(message, model)
     parameters = _decode_parameters(message.parameters, f"{model}:")
     if parameters:
         _refuse_reserved(parameters, model)
@@ -121,6 +123,14 @@ def encode_response(
         response.outputs.append(output)
         response.raw_output_contents.append(raw)
     return response
+
+
+def _check_counts(message: inference.ModelInferRequest, model: str) -> None:
+    for kind, count in (("inputs", len(message.inputs)), ("outputs", len(message.outputs))):
+        if count > _MAX_TENSORS:
+            raise InvalidRequestError(
+                f"{model}: {count} {kind} came, expected at most {_MAX_TENSORS}"
+            )
 
 
 # ----------------------------------------------------------------------------- parameters
