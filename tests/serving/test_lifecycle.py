@@ -7,7 +7,9 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +33,12 @@ from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ControlConfig, ControlMode, ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.loading import give_memory_back
+from hlserve.serving.prediction import PredictRequest
 from hlserve.serving.request import InferRequest
 from hlserve.serving.store import ModelStore
 from hlserve.serving.watch import Changes, Watch
 from tests.serving import models
+from tests.serving.prediction_models import CLASSES, make_repository
 
 ROWS = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
 
@@ -109,6 +113,33 @@ async def test_explicit_control_loads_and_unloads_by_calls(tmp_path: Path) -> No
         for call in (served.plane.load_model("none"), served.plane.unload_model("../m")):
             with pytest.raises(ModelNotFoundError):
                 await call
+
+
+@in_event_loop
+async def test_things_are_answered_by_the_version_that_took_them(tmp_path: Path) -> None:
+    """While its front end waits for the one thread, the model is unloaded and the server drains."""
+    make_repository(tmp_path)
+    held = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with serving(tmp_path, "explicit", "words") as served:
+        holding = asyncio.ensure_future(asyncio.to_thread(held.wait, 20))
+        try:
+            model = served.store.get("words", "")
+            request = PredictRequest("words", ["good food"])
+            asking = asyncio.ensure_future(served.plane.predict(request))
+            await asyncio.sleep(0)  # as far as the thread
+            assert model.uses.count == 1
+            await served.plane.unload_model("words")
+            served.plane.begin_drain()
+            assert not await served.plane.drained(0)
+            with pytest.raises(ShuttingDownError):
+                await served.plane.predict(request)
+        finally:
+            held.set()
+        await holding
+        assert (await asking).predictions[0].label in CLASSES
+        assert await served.plane.drained(20)
+        assert model.uses.count == 0
 
 
 @in_event_loop
