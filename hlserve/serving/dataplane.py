@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 
+from hlserve.codec import MAX_MESSAGE_BYTES
 from hlserve.errors import (
     InferenceError,
     InvalidRequestError,
@@ -48,6 +49,7 @@ class DataPlane:
         control: who says which models are loaded.
         shared_memory: regions that requests may name; None: shared memory is off.
         settings: what can be asked and changed while it runs; None: the defaults.
+        max_tensor_elements: of one input that is made of things.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class DataPlane:
         control: ControlMode = "none",
         shared_memory: SharedMemory | None = None,
         settings: ServerSettings | None = None,
+        max_tensor_elements: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._store = store
         self._control = control
-        self._predictor = Predictor()
+        self._predictor = Predictor(max_tensor_elements)
         self.shared_memory = shared_memory or SharedMemory()
         self.settings = settings or ServerSettings()
         self.readiness = Readiness(self.server_ready)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ import pytest
 
 from hlserve.errors import (
     ConfigError,
+    DeadlineExceededError,
     InferenceError,
     InvalidRequestError,
     ModelFileError,
@@ -140,6 +142,27 @@ async def test_things_are_answered_by_the_version_that_took_them(tmp_path: Path)
         assert (await asking).predictions[0].label in CLASSES
         assert await served.plane.drained(20)
         assert model.uses.count == 0
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@in_event_loop
+async def test_what_comes_too_late_for_the_front_end_is_not_read(
+    tmp_path: Path, waits: bool
+) -> None:
+    make_repository(tmp_path)
+    held = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with serving(tmp_path, "explicit", "words") as served:
+        holding = asyncio.ensure_future(asyncio.to_thread(held.wait, 20))
+        deadline_s = time.monotonic() + (0.5 if waits else 0)
+        request = PredictRequest("words", [" "], deadline_s=deadline_s)  # refused where it is read
+        asking = asyncio.ensure_future(served.plane.predict(request))
+        await asyncio.wait([asking], timeout=0.6)
+        assert asking.done() is not waits
+        held.set()
+        await holding
+        with pytest.raises(DeadlineExceededError, match="before the instances were read"):
+            await asking
 
 
 @in_event_loop
