@@ -132,6 +132,11 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "two dots": (set_field(model_name=".."), MISSING, "model '..' is not in"),
     "valid but absent name": (set_field(model_name="model..1"), MISSING, "'model..1' is not in"),
     "wrong case of a model": (set_field(model_name="MLP"), MISSING, "model 'MLP' is not in"),
+    "name of 10,000 emoji": (set_field(model_name="😀" * 10_000), MISSING, "😀 ... 😀"),
+    "name of 1000 emoji": (set_field(model_name="😀" * 1000), MISSING, "😀 ... 😀"),
+    "name of percents": (set_field(model_name="%" * 5000), MISSING, "% ... %"),
+    "name of newlines": (set_field(model_name="\n" * 5000), MISSING, r"\n ... "),
+    "a million emoji": (set_field(model_name="😀" * 1_000_000), MISSING, "😀 ... 😀"),
     "name of 10 kB": (set_field(model_name=LONG), MISSING, " ... "),
     "unknown version": (set_field(model_version="9"), MISSING, "'mlp' version 9 is not served"),
     "version text": (set_field(model_version="abc"), INVALID, "version is 'abc', expected a pos"),
@@ -158,10 +163,10 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
         INVALID,
         "output 'logits' is requested twice",
     ),
-    "a million outputs": (
-        add_output(*["logits"] * 1_000_000),
+    "10,001 outputs": (
+        add_output(*["logits"] * 10_001),
         INVALID,
-        "model 'mlp': 1000000 outputs came, expected at most 10000",
+        "model 'mlp': 10001 outputs came, expected at most 10000",
     ),
     # shapes
     "rank too small": (set_shape(16), INVALID, "has shape [16], expected [-1, 8]"),
