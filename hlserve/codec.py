@@ -132,17 +132,38 @@ def decode_raw(raw: bytes, datatype: Datatype, shape: tuple[int, ...]) -> Array:
     Raises:
         InvalidRequestError: the bytes do not fit the shape, or are no values of the datatype.
     """
+    _check_size(len(raw), datatype, shape)
     if datatype.name == "BYTES":
         return _decode_bytes_elements(raw, math.prod(shape)).reshape(shape)
-    expected = math.prod(shape) * datatype.size_bytes
-    if len(raw) != expected:
-        raise InvalidRequestError(
-            f"raw contents hold {len(raw)} bytes, "
-            f"expected {expected} for shape {list(shape)} of {datatype.name}"
-        )
     if datatype.name == "BOOL":
         _check_bool_bytes(raw)
     return np.frombuffer(raw, dtype=datatype.dtype).reshape(shape)
+
+
+def check_raw_size(size: int, tensor: WireTensor) -> None:
+    """Whether a raw entry of so many bytes can hold a tensor.
+
+    Raises:
+        InvalidRequestError: it cannot, or datatype or shape are impossible.
+    """
+    datatype = datatypes.by_name(tensor.datatype)
+    _check_size(size, datatype, _checked_shape(tensor.shape, datatype, MAX_MESSAGE_BYTES))
+
+
+def _check_size(size: int, datatype: Datatype, shape: tuple[int, ...]) -> None:
+    """Before memory is taken for as many values as the shape says."""
+    count = math.prod(shape)
+    if datatype.name == "BYTES":
+        if size < count * _LENGTH.size:
+            raise InvalidRequestError(
+                f"raw contents hold {size} bytes, expected at least {count * _LENGTH.size}: "
+                f"a length before each of {count} BYTES elements"
+            )
+    elif size != count * datatype.size_bytes:
+        raise InvalidRequestError(
+            f"raw contents hold {size} bytes, expected {count * datatype.size_bytes} "
+            f"for shape {list(shape)} of {datatype.name}"
+        )
 
 
 def _check_bool_bytes(raw: bytes) -> None:
@@ -152,11 +173,6 @@ def _check_bool_bytes(raw: bytes) -> None:
 
 
 def _decode_bytes_elements(raw: bytes, count: int) -> Array:
-    if len(raw) < count * _LENGTH.size:  # before memory is taken for as many as the shape says
-        raise InvalidRequestError(
-            f"raw contents hold {len(raw)} bytes, expected at least {count * _LENGTH.size}: "
-            f"a length before each of {count} BYTES elements"
-        )
     elements = np.empty(count, dtype=object)
     if _fill_equal_lengths(raw, elements):
         return elements

@@ -71,7 +71,9 @@ class Server:
             max_tensor_elements=config.limits.max_tensor_elements,
         )
         self._watching: asyncio.Task[None] | None = None
-        self._calls = Calls(self._data_plane, config.limits.max_tensor_elements)
+        self._calls = Calls(
+            self._data_plane, config.limits.max_tensor_elements, config.limits.max_message_bytes
+        )
         self._call_counter = CallCounter()
         self._metrics: MetricsServer | None = None
         self._worker = worker
