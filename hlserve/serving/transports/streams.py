@@ -46,8 +46,7 @@ async def answered_in_order(
                 started.add(task)
                 task.add_done_callback(started.discard)
                 running.put_nowait((task, size))
-                room.take(size)
-                await room.left()
+                await room.take(size)
         finally:
             running.put_nowait(None)
 
@@ -73,14 +72,14 @@ class _Room:
         self._is_left = asyncio.Event()
         self._is_left.set()
 
-    def take(self, size: int) -> None:
+    async def take(self, size: int) -> None:
+        """Counts one, then waits until there is room for another."""
         self._add(-1, -size)
+        await self._is_left.wait()
 
     def give_back(self, size: int) -> None:
+        """One is done with."""
         self._add(1, size)
-
-    async def left(self) -> None:
-        await self._is_left.wait()
 
     def _add(self, requests: int, size: int) -> None:
         self._requests += requests
