@@ -21,6 +21,7 @@ from hlserve.errors import InvalidRequestError
 from hlserve.pb.messages import inference
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's bound on one message, and gRPC's
+MAX_DIMS = 64  # NumPy's bound on an array's
 
 _LENGTH = struct.Struct("<I")  # before every BYTES element
 _CONTENTS_FIELDS = tuple(
@@ -105,6 +106,8 @@ def _decode_tensor(tensor: WireTensor, raw: bytes | None, max_elements: int, lab
 
 
 def _checked_shape(dims: Sequence[int], datatype: Datatype, max_elements: int) -> tuple[int, ...]:
+    if len(dims) > MAX_DIMS:  # first: the product of a million dimensions takes minutes
+        raise InvalidRequestError(f"shape of {len(dims)} dimensions, expected at most {MAX_DIMS}")
     shape = tuple(dims)
     if any(dim < 0 for dim in shape):
         raise InvalidRequestError(
@@ -129,17 +132,38 @@ def decode_raw(raw: bytes, datatype: Datatype, shape: tuple[int, ...]) -> Array:
     Raises:
         InvalidRequestError: the bytes do not fit the shape, or are no values of the datatype.
     """
+    _check_size(len(raw), datatype, shape)
     if datatype.name == "BYTES":
         return _decode_bytes_elements(raw, math.prod(shape)).reshape(shape)
-    expected = math.prod(shape) * datatype.size_bytes
-    if len(raw) != expected:
-        raise InvalidRequestError(
-            f"raw contents hold {len(raw)} bytes, "
-            f"expected {expected} for shape {list(shape)} of {datatype.name}"
-        )
     if datatype.name == "BOOL":
         _check_bool_bytes(raw)
     return np.frombuffer(raw, dtype=datatype.dtype).reshape(shape)
+
+
+def check_raw_size(size: int, tensor: WireTensor) -> None:
+    """Whether a raw entry of so many bytes can hold a tensor.
+
+    Raises:
+        InvalidRequestError: it cannot, or datatype or shape are impossible.
+    """
+    datatype = datatypes.by_name(tensor.datatype)
+    _check_size(size, datatype, _checked_shape(tensor.shape, datatype, MAX_MESSAGE_BYTES))
+
+
+def _check_size(size: int, datatype: Datatype, shape: tuple[int, ...]) -> None:
+    """Before memory is taken for as many values as the shape says."""
+    count = math.prod(shape)
+    if datatype.name == "BYTES":
+        if size < count * _LENGTH.size:
+            raise InvalidRequestError(
+                f"raw contents hold {size} bytes, expected at least {count * _LENGTH.size}: "
+                f"a length before each of {count} BYTES elements"
+            )
+    elif size != count * datatype.size_bytes:
+        raise InvalidRequestError(
+            f"raw contents hold {size} bytes, expected {count * datatype.size_bytes} "
+            f"for shape {list(shape)} of {datatype.name}"
+        )
 
 
 def _check_bool_bytes(raw: bytes) -> None:

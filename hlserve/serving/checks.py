@@ -84,14 +84,18 @@ def _check_rows(model: ServedModel, request: InferRequest) -> None:
 
 
 def _check_outputs(model: ServedModel, outputs: Sequence[str]) -> None:
+    if not outputs:
+        return
     known = [tensor.name for tensor in model.session.outputs]
-    unknown = [name for name in outputs if name not in set(known)]
-    if unknown:
-        raise InvalidRequestError(
-            f"{model.label}: unknown output {unknown[0]!r}, expected one of {known}"
-        )
-    repeated = [name for name in outputs if outputs.count(name) > 1]
-    if repeated:
-        raise InvalidRequestError(
-            f"{model.label}: output {repeated[0]!r} is requested twice, expected once"
-        )
+    left = set(known)
+    for name in outputs:  # ends after as many as the model has, however many were asked for
+        if name in left:
+            left.remove(name)
+        elif name in known:
+            raise InvalidRequestError(
+                f"{model.label}: output {name!r} is requested twice, expected once"
+            )
+        else:
+            raise InvalidRequestError(
+                f"{model.label}: unknown output {name!r}, expected one of {known}"
+            )

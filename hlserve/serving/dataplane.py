@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 
+from hlserve.codec import MAX_MESSAGE_BYTES
 from hlserve.errors import (
     InferenceError,
     InvalidRequestError,
@@ -36,6 +38,7 @@ from hlserve.serving.settings import ServerSettings
 from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.states import ModelState
 from hlserve.serving.store import ModelStore
+from hlserve.serving.uses import Uses
 
 
 class DataPlane:
@@ -46,6 +49,7 @@ class DataPlane:
         control: who says which models are loaded.
         shared_memory: regions that requests may name; None: shared memory is off.
         settings: what can be asked and changed while it runs; None: the defaults.
+        max_tensor_elements: of one input that is made of things.
     """
 
     def __init__(
@@ -55,17 +59,16 @@ class DataPlane:
         control: ControlMode = "none",
         shared_memory: SharedMemory | None = None,
         settings: ServerSettings | None = None,
+        max_tensor_elements: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._store = store
         self._control = control
-        self._predictor = Predictor()
+        self._predictor = Predictor(max_tensor_elements)
         self.shared_memory = shared_memory or SharedMemory()
         self.settings = settings or ServerSettings()
         self.readiness = Readiness(self.server_ready)
         self._is_draining = False
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._uses = Uses()
 
     def server_live(self) -> bool:
         """Whether the process answers: it does."""
@@ -168,36 +171,9 @@ class DataPlane:
                 it never ran, or its answer came late.
             InferenceError: ONNX Runtime failed on it.
         """
-        if self._is_draining:
-            raise ShuttingDownError("the server is shutting down and takes no new request")
-        model = self._store.get(request.model_name, request.model_version)
-        _check(model, request)
-        wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
-        self._begin()
-        try:
-            with model.uses:
-                answer = await model.batcher.answer(
-                    request.inputs,
-                    wanted,
-                    request.deadline_s,
-                    priority=request.priority,
-                    timeout_us=request.timeout_us,
-                )
-        except InferenceError as error:
-            raise InferenceError(f"{model.label}: {error}") from error
-        except InvalidRequestError as error:
-            raise InvalidRequestError(f"{model.label}: {error}") from error
-        finally:
-            self._end()
-        return InferResponse(
-            model_name=model.name,
-            model_version=str(model.version),
-            request_id=request.request_id,
-            outputs=_outputs(model, request, answer.outputs, wanted),
-            rows=next(iter(request.inputs.values())).shape[0] if model.joins else 1,
-            phases=answer.phases,
-            statistics=model.statistics,
-        )
+        model = self._choose(request)
+        with self._uses, model.uses:
+            return await _run(model, request)
 
     def repository_index(self, ready_only: bool = False) -> tuple[ModelState, ...]:
         """Every model and version, whether it answers and, where it does not, why."""
@@ -244,8 +220,10 @@ class DataPlane:
             UnsupportedError: this server lacks a library that reads such files.
             HlserveError: see ``model_infer``.
         """
-        model = self._store.get(request.model_name, request.model_version)
-        return await self._predictor.predict(model, request, self.model_infer)
+        model = self._choose(request)
+        # The whole way on one version, though another may be loaded while its front end works.
+        with self._uses, model.uses:
+            return await self._predictor.predict(model, request, partial(_run, model))
 
     def health_check(self, service: str) -> bool:
         """Whether a gRPC service, or with an empty name the whole server, takes requests.
@@ -272,10 +250,10 @@ class DataPlane:
 
     async def drained(self, timeout_s: float) -> bool:
         """Waits until no request is in flight; False if some still are after ``timeout_s``."""
-        if self._idle.is_set():  # wait_for would not even look with a timeout of 0
+        if not self._uses.count:  # wait_for would not even look with a timeout of 0
             return True
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await asyncio.wait_for(self._uses.ended(), timeout_s)
         except TimeoutError:
             return False
         return True
@@ -295,19 +273,42 @@ class DataPlane:
         if not self._store.is_loaded:  # a thread fills the store, which no lock guards from calls
             raise UnavailableError("the server still loads its models: try again when it is ready")
 
-    def _begin(self) -> None:
-        self._in_flight += 1
-        self._idle.clear()
-
-    def _end(self) -> None:
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._idle.set()
+    def _choose(self, request: InferRequest | PredictRequest) -> ServedModel:
+        if self._is_draining:
+            raise ShuttingDownError("the server is shutting down and takes no new request")
+        return self._store.get(request.model_name, request.model_version)
 
 
 def deadline_after(remaining_s: float | None) -> float | None:
     """A deadline on the event loop's clock, from the seconds that a call has left."""
     return None if remaining_s is None else time.monotonic() + remaining_s
+
+
+async def _run(model: ServedModel, request: InferRequest) -> InferResponse:
+    """The answer of this very version; its caller counts among its users."""
+    _check(model, request)
+    wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
+    try:
+        answer = await model.batcher.answer(
+            request.inputs,
+            wanted,
+            request.deadline_s,
+            priority=request.priority,
+            timeout_us=request.timeout_us,
+        )
+    except InferenceError as error:
+        raise InferenceError(f"{model.label}: {error}") from error
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{model.label}: {error}") from error
+    return InferResponse(
+        model_name=model.name,
+        model_version=str(model.version),
+        request_id=request.request_id,
+        outputs=_outputs(model, request, answer.outputs, wanted),
+        rows=next(iter(request.inputs.values())).shape[0] if model.joins else 1,
+        phases=answer.phases,
+        statistics=model.statistics,
+    )
 
 
 def _outputs(

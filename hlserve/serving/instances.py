@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlserve.codec import MAX_DIMS, MAX_MESSAGE_BYTES
 from hlserve.errors import DataError, InvalidRequestError, MissingDependencyError, UnsupportedError
 from hlserve.frontend import FrontEnd, ItemKind, Table, item_kind
 from hlserve.serving.session import TensorInfo
@@ -204,10 +205,17 @@ def _check_shape(where: str, numbers: Numbers, tensor: TensorInfo) -> None:
     )
     if not tensor.shape:  # a rank that the graph does not state
         fits = True
+    if len(shape) >= MAX_DIMS:  # the rows' dimension comes to them
+        raise InvalidRequestError(
+            f"{where}: shape of {len(shape)} dimensions, expected at most {MAX_DIMS - 1}"
+        )
     if not fits or min(shape) < 0:
         raise InvalidRequestError(
             f"{where}: shape {list(shape)}, expected {list(declared)} (-1 = any)"
         )
+    # Zero dimensions aside, so that [0, 2**62] is refused here and not by an allocator.
+    if math.prod(dim for dim in shape if dim) > MAX_MESSAGE_BYTES:
+        raise InvalidRequestError(f"{where}: shape {list(shape)} holds too many numbers")
     if math.prod(shape) != len(numbers.values):
         raise InvalidRequestError(
             f"{where}: {len(numbers.values)} numbers, expected {math.prod(shape)} for the shape "

@@ -14,13 +14,16 @@ class LimitsConfig:
     """Bounds that hold for every transport, unless a line says otherwise.
 
     Attributes:
-        max_message_bytes: of one request, decompressed; larger ones are RESOURCE_EXHAUSTED.
-        max_tensor_elements: of one input; more are INVALID_ARGUMENT. A tensor of BYTES costs
-            memory by the element, and a byte on the wire can be one.
+        max_message_bytes: of one request, decompressed; larger ones are RESOURCE_EXHAUSTED. Its
+            inputs in shared memory may hold as many again, and a stream reads no further ahead.
+        max_tensor_elements: of one input, sent or made of a Predict's instances; more are
+            INVALID_ARGUMENT. A tensor of BYTES costs memory by the element, and a byte on the wire
+            can be one.
         max_concurrent_requests: taken at once; more are refused at once with UNAVAILABLE, which
             clients try again. Health calls are not counted, so that a busy server is not
             restarted for being busy.
-        max_in_flight_bytes: of the requests taken at once; more are UNAVAILABLE too.
+        max_in_flight_bytes: of the requests taken at once; more are UNAVAILABLE too. Messages of
+            streams and inputs in shared memory are not counted: each call's are bounded alone.
         max_connections: open at once; further ones are closed before a call is read.
         max_streams: calls at once on one connection; a client queues what is beyond.
         max_metadata_bytes: of a call's headers; more are RESOURCE_EXHAUSTED.

@@ -6,6 +6,7 @@ What does the work stands in ``instances`` (things to arrays) and ``predicted`` 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from hlserve.errors import InvalidRequestError
+from hlserve.codec import MAX_MESSAGE_BYTES
+from hlserve.errors import DeadlineExceededError, InvalidRequestError
 from hlserve.frontend import FrontEnd, from_json
 from hlserve.repository import Metadata
 from hlserve.serving.instances import (
@@ -33,6 +35,8 @@ from hlserve.serving.statistics import Phases
 
 Array = NDArray[Any]
 Run = Callable[[InferRequest], Awaitable[InferResponse]]
+
+MAX_INSTANCES = 4096  # of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,14 @@ class PredictResponse:
 
 
 class Predictor:
-    """Keeps the front ends it has read: a vocabulary of megabytes is not parsed at each call."""
+    """Keeps the front ends it has read: a vocabulary of megabytes is not parsed at each call.
 
-    def __init__(self) -> None:
+    Args:
+        max_elements: of one input that is made of a request's instances.
+    """
+
+    def __init__(self, max_elements: int = MAX_MESSAGE_BYTES) -> None:
+        self._max_elements = max_elements
         self._front_ends: dict[tuple[str, int], tuple[Metadata, FrontEnd]] = {}
 
     async def predict(
@@ -94,11 +103,15 @@ class Predictor:
         Raises:
             InvalidRequestError: the instances do not fit the model.
             UnsupportedError: this server lacks a library that reads such files.
+            DeadlineExceededError: it passed before the front end began.
             HlserveError: see ``run``.
         """
         began = time.perf_counter_ns()
         try:
-            inputs = await self._inputs(model, request.instances)
+            self._check_size(model, len(request.instances))
+            inputs = await self._inputs(model, request)
+            for name, array in inputs.items():
+                self._check_elements(name, array.size)
         except InvalidRequestError as error:
             raise InvalidRequestError(f"{model.label}: {error}") from error
         answers = await _run_all(model, request, inputs, run)
@@ -112,17 +125,39 @@ class Predictor:
             phases=_longest([answer.phases for answer in answers]),
         )
 
-    async def _inputs(
-        self, model: ServedModel, instances: Sequence[Instance | None]
-    ) -> dict[str, Array]:
-        kind, tensors = kind_of(instances), model.session.inputs
+    def _check_size(self, model: ServedModel, count: int) -> None:
+        """Before anything is made: a small file can become a large picture, many of them more."""
+        rows = model.config.max_request_rows if model.joins else None
+        most = MAX_INSTANCES if rows is None else min(rows, MAX_INSTANCES)
+        if count > most:
+            raise InvalidRequestError(f"{count} instances came, expected at most {most}")
+        for tensor in model.session.inputs:
+            if -1 not in tensor.shape[1:]:
+                self._check_elements(tensor.name, count * math.prod(tensor.shape[1:]))
+
+    def _check_elements(self, name: str, elements: int) -> None:
+        if elements > self._max_elements:
+            raise InvalidRequestError(
+                f"the instances hold {elements} elements of input {name!r}, expected at most "
+                f"{self._max_elements}: send fewer at once"
+            )
+
+    async def _inputs(self, model: ServedModel, request: PredictRequest) -> dict[str, Array]:
+        instances, tensors = request.instances, model.session.inputs
+        kind = kind_of(instances)
         if kind in (Numbers, NamedNumbers):
             return numeric_inputs(cast("Sequence[Numbers | NamedNumbers]", instances), tensors)
         front_end = self._front_end(model)
         if front_end is not None:
             items = cast("Sequence[Cells | str | bytes]", instances)
             # Decoding an image or a sound takes milliseconds: not on the event loop.
-            return await asyncio.to_thread(front_end_inputs, items, front_end, tensors)
+            _check_deadline(request)
+
+            def work() -> dict[str, Array]:
+                _check_deadline(request)  # it may have waited for a thread
+                return front_end_inputs(items, front_end, tensors)
+
+            return await asyncio.to_thread(work)
         if kind is Cells:
             raise InvalidRequestError("instance 0 is fields, but the model has no table of columns")
         return text_inputs(cast("Sequence[str | bytes]", instances), tensors)
@@ -138,6 +173,13 @@ class Predictor:
             known = metadata, made.feeding([tensor.name for tensor in model.session.inputs])
             self._front_ends[key] = known
         return known[1]
+
+
+def _check_deadline(request: PredictRequest) -> None:
+    if request.deadline_s is not None and time.monotonic() >= request.deadline_s:
+        raise DeadlineExceededError(
+            f"model {request.model_name!r}: the deadline passed before the instances were read"
+        )
 
 
 async def _run_all(

@@ -80,9 +80,12 @@ class Server:
             control=config.control.mode,
             shared_memory=SharedMemory(is_on=config.shared_memory),
             settings=self._tracing.settings if self._tracing else None,
+            max_tensor_elements=config.limits.max_tensor_elements,
         )
         self._watching: asyncio.Task[None] | None = None
-        self._calls = Calls(self._data_plane, config.limits.max_tensor_elements)
+        self._calls = Calls(
+            self._data_plane, config.limits.max_tensor_elements, config.limits.max_message_bytes
+        )
         self._call_counter = CallCounter()
         self._metrics: MetricsServer | None = None
         self._worker = worker

@@ -132,6 +132,11 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "two dots": (set_field(model_name=".."), MISSING, "model '..' is not in"),
     "valid but absent name": (set_field(model_name="model..1"), MISSING, "'model..1' is not in"),
     "wrong case of a model": (set_field(model_name="MLP"), MISSING, "model 'MLP' is not in"),
+    "name of 10,000 emoji": (set_field(model_name="😀" * 10_000), MISSING, "😀 ... 😀"),
+    "name of 1000 emoji": (set_field(model_name="😀" * 1000), MISSING, "😀 ... 😀"),
+    "name of percents": (set_field(model_name="%" * 5000), MISSING, "% ... %"),
+    "name of newlines": (set_field(model_name="\n" * 5000), MISSING, r"\n ... "),
+    "a million emoji": (set_field(model_name="😀" * 1_000_000), MISSING, "😀 ... 😀"),
     "name of 10 kB": (set_field(model_name=LONG), MISSING, " ... "),
     "unknown version": (set_field(model_version="9"), MISSING, "'mlp' version 9 is not served"),
     "version text": (set_field(model_version="abc"), INVALID, "version is 'abc', expected a pos"),
@@ -153,6 +158,16 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
         INVALID,
         "output 'logits' is requested twice",
     ),
+    "10,000 times one output": (
+        add_output(*["logits"] * 10_000),
+        INVALID,
+        "output 'logits' is requested twice",
+    ),
+    "10,001 outputs": (
+        add_output(*["logits"] * 10_001),
+        INVALID,
+        "model 'mlp': 10001 outputs came, expected at most 10000",
+    ),
     # shapes
     "rank too small": (set_shape(16), INVALID, "has shape [16], expected [-1, 8]"),
     "rank too large": (set_shape(1, 2, 8), INVALID, "has shape [1, 2, 8], expected [-1, 8]"),
@@ -162,6 +177,17 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "dimension -2": (set_shape(-2, -8), INVALID, "shape [-2, -8] has a negative dimension"),
     "dimension 2^31": (set_shape(2**31, 8), INVALID, "holds more than 2147483647 bytes of FP32"),
     "product overflows": (set_shape(2**4, 2**60 + 2), INVALID, "holds more than"),
+    "65 dimensions": (
+        set_shape(2, 8, *[1] * 63),
+        INVALID,
+        "input 'input': shape of 65 dimensions, expected at most 64",
+    ),
+    "a million dimensions": (
+        set_shape(*[2**62] * 1_000_000),
+        INVALID,
+        "shape of 1000000 dimensions, expected at most 64",
+    ),
+    "64 dimensions": (set_shape(2, 8, *[1] * 62), INVALID, "1, 1], expected [-1, 8]"),
     "zero hides overflow": (set_shape(0, 2**62), INVALID, "holds more than"),
     "different rows": (different_rows, INVALID, "differ in their number of rows, {'a': 1, 'b': 2}"),
     "more rows than allowed": (too_many_rows, INVALID, "has 5 rows, expected at most 4"),
@@ -203,7 +229,17 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "length cut off": (
         tensor("identity_BYTES", "BYTES", [1, 1], b"\1\0"),
         INVALID,
-        "end inside a length: 0 BYTES elements came, expected 1",
+        "hold 2 bytes, expected at least 4: a length before each of 1 BYTES elements",
+    ),
+    "second length cut off": (
+        tensor("identity_BYTES", "BYTES", [1, 2], b"\5\0\0\0abcde\1\0"),
+        INVALID,
+        "end inside a length: 1 BYTES elements came, expected 2",
+    ),
+    "67 million elements of nothing": (
+        tensor("identity_BYTES", "BYTES", [1, 2**26], b""),
+        INVALID,
+        "hold 0 bytes, expected at least 268435456: a length before each",
     ),
     "length past the end": (
         tensor("identity_BYTES", "BYTES", [1, 1], b"\5\0\0\0abc"),
@@ -218,7 +254,7 @@ CASES: dict[str, tuple[Callable[[], Request | bytes], str, str]] = {
     "too few elements": (
         tensor("identity_BYTES", "BYTES", [1, 2], b"\1\0\0\0a"),
         INVALID,
-        "1 BYTES elements came, expected 2",
+        "hold 5 bytes, expected at least 8: a length before each of 2 BYTES elements",
     ),
     "too many elements": (
         tensor("identity_BYTES", "BYTES", [1, 1], b"\1\0\0\0a\1\0\0\0b"),

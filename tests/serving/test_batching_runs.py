@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from hlserve.serving.batching import DynamicBatcher, RunThreads
@@ -26,6 +27,32 @@ def test_instances_run_at_once_as_far_as_the_threads_go() -> None:
         return at_once
 
     assert on_bench(main, threads=4) == 2
+
+
+def test_a_long_text_does_not_run_on_the_loop_because_short_ones_do() -> None:
+    on_the_loop: list[bool] = []
+
+    async def main(bench: Bench) -> None:
+        loop_thread = threading.get_ident()
+
+        def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+            on_the_loop.append(threading.get_ident() == loop_thread)
+            return {"y": inputs["x"]}
+
+        target = DynamicBatcher(
+            run,
+            BatchingConfig(),
+            bench.threads,
+            label="model 'm'",
+            joins=True,
+            statistics=bench.statistics,
+            clock_ns=lambda: bench.loop.now_ns,  # stands still: a run takes no time
+        )
+        for text in (b"short", b"quick", b"long" * 10_000, b"short"):
+            await target.answer({"x": np.array([[text]], object)}, ("y",))
+
+    on_bench(main)
+    assert on_the_loop == [False, True, False, True]
 
 
 def test_instances_that_waited_for_threads_all_start_when_they_are_free() -> None:

@@ -7,7 +7,10 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,7 @@ import pytest
 
 from hlserve.errors import (
     ConfigError,
+    DeadlineExceededError,
     InferenceError,
     InvalidRequestError,
     ModelFileError,
@@ -31,10 +35,12 @@ from hlserve.serving.batching import RunThreads
 from hlserve.serving.config import ControlConfig, ControlMode, ServerConfig
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.loading import give_memory_back
+from hlserve.serving.prediction import PredictRequest
 from hlserve.serving.request import InferRequest
 from hlserve.serving.store import ModelStore
 from hlserve.serving.watch import Changes, Watch
 from tests.serving import models
+from tests.serving.prediction_models import CLASSES, make_repository
 
 ROWS = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
 
@@ -128,6 +134,54 @@ async def test_calls_load_nothing_before_the_start_has_loaded(tmp_path: Path) ->
     finally:
         store.close()
         threads.shutdown(wait=True)
+
+
+@in_event_loop
+async def test_things_are_answered_by_the_version_that_took_them(tmp_path: Path) -> None:
+    """While its front end waits for the one thread, the model is unloaded and the server drains."""
+    make_repository(tmp_path)
+    held = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with serving(tmp_path, "explicit", "words") as served:
+        holding = asyncio.ensure_future(asyncio.to_thread(held.wait, 20))
+        try:
+            model = served.store.get("words", "")
+            request = PredictRequest("words", ["good food"])
+            asking = asyncio.ensure_future(served.plane.predict(request))
+            await asyncio.sleep(0)  # as far as the thread
+            assert model.uses.count == 1
+            await served.plane.unload_model("words")
+            served.plane.begin_drain()
+            assert not await served.plane.drained(0)
+            with pytest.raises(ShuttingDownError):
+                await served.plane.predict(request)
+        finally:
+            held.set()
+        await holding
+        assert (await asking).predictions[0].label in CLASSES
+        assert await served.plane.drained(20)
+        assert model.uses.count == 0
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@in_event_loop
+async def test_what_comes_too_late_for_the_front_end_is_not_read(
+    tmp_path: Path, waits: bool
+) -> None:
+    make_repository(tmp_path)
+    held = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with serving(tmp_path, "explicit", "words") as served:
+        holding = asyncio.ensure_future(asyncio.to_thread(held.wait, 20))
+        deadline_s = time.monotonic() + (0.5 if waits else 0)
+        request = PredictRequest("words", [" "], deadline_s=deadline_s)  # refused where it is read
+        asking = asyncio.ensure_future(served.plane.predict(request))
+        await asyncio.wait([asking], timeout=0.6)
+        assert asking.done() is not waits
+        held.set()
+        await holding
+        with pytest.raises(DeadlineExceededError, match="before the instances were read"):
+            await asking
 
 
 @in_event_loop

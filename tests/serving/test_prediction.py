@@ -1,5 +1,6 @@
 """The Prediction service: things in, labels and numbers out, each equal to what the model says."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,10 +8,14 @@ import grpc
 import numpy as np
 import pytest
 
+from hlserve.datatypes import by_name as find_datatype
+from hlserve.errors import InvalidRequestError
 from hlserve.pb.messages import message_class, prediction
 from hlserve.repository import MODEL_FILE
 from hlserve.rpcs import PREDICTION_SERVICE, find
-from hlserve.serving.session import Session
+from hlserve.serving import instances
+from hlserve.serving.limits import LimitsConfig
+from hlserve.serving.session import Session, TensorInfo
 from tests.frontend.pictures import encoded
 from tests.frontend.sounds import tone, wav
 from tests.serving import models
@@ -38,6 +43,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def channel(root: Any, transport: str) -> Iterator[grpc.Channel]:
     with (
         running_server(root, transport=transport) as running,
+        grpc.insecure_channel(running.address) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def bounded(root: Any) -> Iterator[grpc.Channel]:
+    models.put(root, "few", models.mlp(), config={"max_batch_size": 4})
+    limits = LimitsConfig(max_tensor_elements=100)
+    with (
+        running_server(root, limits=limits) as running,
         grpc.insecure_channel(running.address) as opened,
     ):
         yield opened
@@ -192,6 +208,22 @@ REFUSED: dict[str, tuple[Request, str]] = {
         Request(model="open", instances=[numbers(1, 2, shape=(2, 2))]),
         "2 numbers, expected 4 for the shape [2, 2]",
     ),
+    "more dimensions than an array has": (
+        Request(model="open", instances=[numbers(1, shape=(1,) * 64)]),
+        "instance 0, input 'x': shape of 64 dimensions, expected at most 63",
+    ),
+    "a million dimensions": (
+        Request(model="open", instances=[numbers(1, shape=(2**62,) * 1_000_000)]),
+        "shape of 1000000 dimensions, expected at most 63",
+    ),
+    "more instances than are taken": (
+        Request(model="twice", instances=[numbers(1, 2)] * 4097),
+        "4097 instances came, expected at most 4096",
+    ),
+    "more fields than are taken": (
+        Request(model="table", instances=[fields(**{str(n): n for n in range(10_001)})]),
+        "10001 fields of instance 0 came, expected at most 10000",
+    ),
     "an odd number for an open dimension": (
         Request(model="open", instances=[numbers(1, 2, 3)]),
         "3 numbers, expected a multiple of 2 for the shape [-1, 2]",
@@ -272,6 +304,51 @@ REFUSED: dict[str, tuple[Request, str]] = {
     ),
     "no version": (Request(model="plain", version="one"), "version is 'one'"),
 }
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        # 8 pictures of 4 x 4, said before they are read: the last is none.
+        (
+            Request(model="images", instances=[Instance(blob=FILES[0])] * 7 + [Instance(blob=b"")]),
+            "hold 128 elements of input 'input', expected at most 100: send fewer at once",
+        ),
+        (
+            Request(model="open", instances=[numbers(*range(102))]),
+            "hold 102 elements of input 'x', expected at most 100",
+        ),
+        (
+            Request(model="few", instances=[numbers(*range(8))] * 5),
+            "model 'few' version 1: 5 instances came, expected at most 4",
+        ),
+    ],
+    ids=["pictures", "numbers", "rows"],
+)
+def test_what_is_made_of_instances_is_bounded(
+    bounded: grpc.Channel, request_: Request, words: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(bounded, request_)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert words in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((1,) * 64, "instance 0, input 'x': shape of 64 dimensions, expected at most 63"),
+        ((0, 2**62), "shape [0, 4611686018427387904] holds too many numbers"),
+    ],
+)
+def test_any_shape_for_a_rank_that_is_not_stated_is_an_array_or_refused(
+    shape: tuple[int, ...], words: str
+) -> None:
+    tensor = TensorInfo("x", find_datatype("FP32"), (), ())
+    most = instances.Numbers(np.zeros(1), (1,) * 63)
+    assert instances.numeric_inputs([most], [tensor])["x"].shape == (1,) * 64
+    with pytest.raises(InvalidRequestError, match=re.escape(words)):
+        instances.numeric_inputs([instances.Numbers(np.zeros(0), shape)], [tensor])
 
 
 @pytest.mark.parametrize("name", REFUSED)

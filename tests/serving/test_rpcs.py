@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -207,11 +208,17 @@ def test_every_error_has_a_status() -> None:
         assert grpc.StatusCode[name].value[0] == number
 
 
-def test_long_details_are_cut_in_the_middle() -> None:
-    text = status.details_of(HlserveError("begin" + "x" * 10_000 + "end"))
-    assert len(text) < 1100
-    assert text.startswith("begin")
-    assert text.endswith("end")
+@pytest.mark.parametrize("char", ["x", "%", "\n", "ž", "😀"])
+@pytest.mark.parametrize("count", [300, 10_000])
+def test_long_details_are_cut_in_the_middle_by_what_they_are_as_a_header(
+    char: str, count: int
+) -> None:
+    text = status.details_of(HlserveError("begin" + char * count + "end"))
+    sent = quote(text, safe="".join(map(chr, range(0x20, 0x7F))).replace("%", ""))
+    assert len(sent) <= 4096  # half of the headers that clients take
+    assert text.startswith("begin" + char * 100)
+    assert text.endswith(char * 100 + "end")
+    assert (" ... " in text) is (count > 300)
 
 
 def test_reflection_gives_the_files_to_call_every_service(server: RunningServer) -> None:

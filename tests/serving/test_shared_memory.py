@@ -273,6 +273,19 @@ BAD: dict[str, tuple[Callable[[Request], Any], str, str]] = {
         "INVALID_ARGUMENT",
         "input 'x': raw contents hold 12 bytes, expected 8",
     ),
+    "more texts than bytes": (
+        lambda request: [
+            setattr(request.inputs[0], "datatype", "BYTES"),
+            request.inputs[0].shape.__setitem__(slice(None), [1, 3]),
+        ],
+        "INVALID_ARGUMENT",
+        "input 'x': raw contents hold 8 bytes, expected at least 12: a length before each of 3",
+    ),
+    "a million dimensions": (
+        lambda request: request.inputs[0].shape.extend([2**62] * 1_000_000),
+        "INVALID_ARGUMENT",
+        "input 'x': shape of 1000002 dimensions, expected at most 64",
+    ),
     "contents beside a region": (
         lambda request: request.inputs[0].contents.fp32_contents.extend([1, 2]),
         "INVALID_ARGUMENT",
@@ -319,13 +332,13 @@ def test_a_wrong_place_gets_its_status_and_the_server_goes_on(
 def test_inputs_in_memory_are_bounded_together_as_a_message_is(
     channel: grpc.Channel, key: str
 ) -> None:
-    os.truncate(FOLDER / key, 2**30)
-    register(channel, "r", key, 2**30)
+    os.truncate(FOLDER / key, 2**26)
+    register(channel, "r", key, 2**26)
     request = Request(model_name="add_and_subtract")
-    for name in ("a", "b"):
-        place(request.inputs.add(name=name, datatype="FP32", shape=[1, 2**28]), "r", 2**30)
+    for name, count in (("a", 2**24), ("b", 1)):
+        place(request.inputs.add(name=name, datatype="FP32", shape=[1, count]), "r", 4 * count)
     with pytest.raises(
-        grpc.RpcError, match="the inputs in shared memory hold more than 2147479552"
+        grpc.RpcError, match="shared memory hold 67108868 bytes, expected at most 67108864, as in"
     ):
         call(channel, "ModelInfer", request)
 

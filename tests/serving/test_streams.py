@@ -149,6 +149,43 @@ def test_a_stream_is_read_no_further_than_there_is_room() -> None:
     asyncio.run(main())
 
 
+def test_a_stream_is_read_no_further_than_there_is_room_for_its_bytes() -> None:
+    async def main() -> None:
+        read: list[int] = []
+        gate = asyncio.Event()
+
+        async def requests() -> AsyncIterator[int]:
+            for size in (1, 50, 200, 99, 1, 1):
+                read.append(size)
+                yield size
+
+        async def answer(size: int) -> int:
+            await gate.wait()
+            return size
+
+        async def turns() -> None:
+            for _ in range(50):  # more turns of the loop than reading all would take
+                await asyncio.sleep(0)
+
+        answers = answered_in_order(
+            requests(), answer, max_in_flight=10, max_bytes=100, size_of=lambda size: size
+        )
+        first = asyncio.ensure_future(anext(answers))
+        await turns()
+        assert read == [1, 50, 200]  # one that is too large alone passes alone
+        gate.set()
+        assert await first == 1
+        assert [await anext(answers), await anext(answers)] == [50, 200]
+        await turns()
+        assert read == [1, 50, 200]  # its answer is not taken away as yet
+        assert await anext(answers) == 99
+        await turns()
+        assert read == [1, 50, 200, 99, 1]
+        assert [size async for size in answers] == [1, 1]
+
+    asyncio.run(main())
+
+
 def test_stopping_early_cancels_what_runs() -> None:
     async def main() -> None:
         cancelled: list[int] = []

@@ -14,6 +14,8 @@ from hlserve.serving.statistics import Phases
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
 
+_TEXT_BYTES_AN_ELEMENT = 8  # as a number of eight bytes
+
 
 class Answer(NamedTuple):
     """The outputs of one request, and what it spent in each phase."""
@@ -35,7 +37,7 @@ class Pending:
         arrived_ns: on the batcher's clock.
         deadline_s: on the event loop's clock, which is the same one; None: none.
         answer: what its caller waits for.
-        elements: of all inputs.
+        elements: of all inputs; a text counts for one, and one more each eight bytes of it.
         size_bytes: of all inputs.
         taken_ns: when it left the queue for a run; 0: not yet.
         lane: which line of the queue it stands in; None: in none.
@@ -63,7 +65,9 @@ class Pending:
             self.elements += array.size
             self.size_bytes += array.nbytes
             if array.dtype.hasobject:  # pointers; the text lies elsewhere
-                self.size_bytes += sum(len(element) for element in array.ravel().tolist())
+                text_bytes = sum(len(element) for element in array.ravel().tolist())
+                self.size_bytes += text_bytes
+                self.elements += text_bytes // _TEXT_BYTES_AN_ELEMENT  # a long text takes longer
 
     def is_wanted(self, now_s: float) -> bool:
         """Whether somebody still waits for the answer."""

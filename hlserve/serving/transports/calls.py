@@ -98,13 +98,19 @@ class Calls:
     Args:
         data_plane: what does the work.
         max_tensor_elements: of one input.
+        max_message_bytes: of one request's inputs in shared memory, and of what is read ahead of a
+            stream.
     """
 
     def __init__(
-        self, data_plane: DataPlane, max_tensor_elements: int = codec.MAX_MESSAGE_BYTES
+        self,
+        data_plane: DataPlane,
+        max_tensor_elements: int = codec.MAX_MESSAGE_BYTES,
+        max_message_bytes: int = codec.MAX_MESSAGE_BYTES,
     ) -> None:
         self._data_plane = data_plane
         self._max_tensor_elements = max_tensor_elements
+        self._max_message_bytes = max_message_bytes
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
@@ -173,6 +179,7 @@ class Calls:
             self._data_plane.shared_memory,
             context.deadline_s,
             max_elements=self._max_tensor_elements,
+            max_shared_bytes=self._max_message_bytes,
         )
         encode = partial(encode_response, places=decoded.places)
         return await self._answered(decoded.request, record, encode)
@@ -221,7 +228,13 @@ class Calls:
                 response.parameters[_FINAL_RESPONSE].bool_param = True
             return inference.ModelStreamInferResponse(infer_response=response)
 
-        answers = answered_in_order(requests, answer, max_in_flight=MAX_STREAM_IN_FLIGHT)
+        answers = answered_in_order(
+            requests,
+            answer,
+            max_in_flight=MAX_STREAM_IN_FLIGHT,
+            max_bytes=self._max_message_bytes,
+            size_of=_size,
+        )
         async with aclosing(answers):
             async for response in answers:
                 yield response
@@ -355,7 +368,13 @@ class Calls:
                 self._data_plane, request, context.deadline_s, context.record
             )
 
-        answers = answered_in_order(requests, answer, max_in_flight=MAX_STREAM_IN_FLIGHT)
+        answers = answered_in_order(
+            requests,
+            answer,
+            max_in_flight=MAX_STREAM_IN_FLIGHT,
+            max_bytes=self._max_message_bytes,
+            size_of=_size,
+        )
         async with aclosing(answers):
             async for response in answers:
                 yield response
@@ -385,6 +404,10 @@ class Calls:
         """Answers each question of a reflection client, in either version of the protocol."""
         async for request in requests:
             yield reflection.answer(request, message_class(context.rpc.response)())
+
+
+def _size(request: Message) -> int:
+    return request.ByteSize()
 
 
 def _no_cuda() -> UnsupportedError:

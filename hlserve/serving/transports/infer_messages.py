@@ -23,6 +23,7 @@ _REGION_PLACE = ("shared_memory_byte_size", "shared_memory_offset")
 _CLASSIFICATION = "classification"
 _RESERVED_PREFIX = "triton_"
 _MAX_PARAMETERS = 10_000
+_MAX_TENSORS = 10_000  # inputs, and outputs asked for
 _MAX_PRIORITY = 2**32 - 1  # Triton's configuration knows 32 bits of levels
 _MAX_TIMEOUT_US = 2**63 - 1
 Parameters = Mapping[str, codec.Parameter]
@@ -56,8 +57,16 @@ def decode_request(
     deadline_s: float | None,
     *,
     max_elements: int,
+    max_shared_bytes: int,
 ) -> DecodedInfer:
-    """What a message asks for; no input may hold more than ``max_elements``.
+    """What a message asks for.
+
+    Args:
+        message: as it came.
+        memory: the regions it may name.
+        deadline_s: on the event loop's clock; None: no deadline.
+        max_elements: of one input.
+        max_shared_bytes: of all inputs that lie in shared memory.
 
     Raises:
         InvalidRequestError: tensors or parameters are malformed.
@@ -65,10 +74,12 @@ def decode_request(
         UnsupportedError: it asks for shared memory or sequences, which are not there.
     """
     model = f"model {message.model_name!r}"
+    _check_counts(message, model)
     parameters = _decode_parameters(message.parameters, f"{model}:")
     if parameters:
         _refuse_reserved(parameters, model)
     places, classifications = _decode_outputs(message, memory, model)
+    elsewhere = _read_regions(message, memory, model, min(max_shared_bytes, MAX_PART_BYTES))
     request = InferRequest(
         model_name=message.model_name,
         model_version=message.model_version,
@@ -80,7 +91,7 @@ def decode_request(
             message.inputs,
             message.raw_input_contents,
             where=f"{model}: input",
-            elsewhere=_read_regions(message, memory, model),
+            elsewhere=elsewhere,
             max_elements=max_elements,
         ),
         outputs=tuple(output.name for output in message.outputs),
@@ -121,6 +132,14 @@ def encode_response(
         response.outputs.append(output)
         response.raw_output_contents.append(raw)
     return response
+
+
+def _check_counts(message: inference.ModelInferRequest, model: str) -> None:
+    for kind, count in (("inputs", len(message.inputs)), ("outputs", len(message.outputs))):
+        if count > _MAX_TENSORS:
+            raise InvalidRequestError(
+                f"{model}: {count} {kind} came, expected at most {_MAX_TENSORS}"
+            )
 
 
 # ----------------------------------------------------------------------------- parameters
@@ -173,7 +192,7 @@ def _integer(parameters: Parameters, name: str, where: str, *, most: int) -> int
 
 
 def _read_regions(
-    message: inference.ModelInferRequest, memory: SharedMemory, model: str
+    message: inference.ModelInferRequest, memory: SharedMemory, model: str, most: int
 ) -> dict[int, bytes]:
     """The raw contents of inputs that lie in shared memory, by the input's index."""
     places: dict[int, Place] = {}
@@ -182,17 +201,28 @@ def _read_regions(
             where = f"{model}: input {tensor.name!r}"
             place = _decode_place(_decode_parameters(tensor.parameters, where), memory, where)
             if place is not None:
+                _check_size(tensor, place, where)
                 places[index] = place
     if not places:
         return {}
     # As little as a message may bring: what is read is a copy.
-    if sum(place.byte_size for place in places.values()) > MAX_PART_BYTES:
+    total = sum(place.byte_size for place in places.values())
+    if total > most:
         raise InvalidRequestError(
-            f"{model}: the inputs in shared memory hold more than {MAX_PART_BYTES} bytes"
+            f"{model}: the inputs in shared memory hold {total} bytes, expected at most {most}, "
+            "as in a message"
         )
     return {
         index: place.region.read(place.offset, place.byte_size) for index, place in places.items()
     }
+
+
+def _check_size(tensor: Any, place: Place, where: str) -> None:
+    """Before the bytes are read: those that the shape cannot need are not."""
+    try:
+        codec.check_raw_size(place.byte_size, tensor)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{where}: {error}") from error
 
 
 def _decode_place(parameters: Parameters, memory: SharedMemory, where: str) -> Place | None:

@@ -15,12 +15,13 @@ from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.instances import Cells, Instance, NamedNumbers, Numbers
 from hlserve.serving.predicted import Predicted
-from hlserve.serving.prediction import PredictRequest, PredictResponse
+from hlserve.serving.prediction import MAX_INSTANCES, PredictRequest, PredictResponse
 from hlserve.serving.transports.status import details_of, status_of
 
 Array = NDArray[Any]
 
 _NS_PER_US = 1000
+_MAX_NAMES = 10_000  # inputs or fields of one instance
 
 
 async def predict(
@@ -32,6 +33,7 @@ async def predict(
     """Answers one request and notes it; raises as ``DataPlane.predict``."""
     record.asks(request.model, request.version, request.id)
     try:
+        _check_count("instances", len(request.instances), MAX_INSTANCES)
         instances = [_instance(n, each) for n, each in enumerate(request.instances)]
     except InvalidRequestError as error:
         raise InvalidRequestError(f"model {request.model!r}: {error}") from error
@@ -76,13 +78,21 @@ def _instance(number: int, message: prediction.Instance) -> Instance | None:
     if kind == "numbers":
         return _numbers(message.numbers)
     if kind == "inputs":
+        _check_count(f"inputs of instance {number}", len(message.inputs.by_name), _MAX_NAMES)
         return NamedNumbers({n: _numbers(each) for n, each in message.inputs.by_name.items()})
     if kind == "fields":
         cells = message.fields.fields
+        _check_count(f"fields of instance {number}", len(cells), _MAX_NAMES)
         return Cells({name: _cell(number, name, value) for name, value in cells.items()})
     if kind == "text":
         return message.text
     return message.blob if kind == "blob" else None
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    """Before each becomes a Python object, on the event loop."""
+    if count > most:
+        raise InvalidRequestError(f"{count} {what} came, expected at most {most}")
 
 
 def _numbers(message: prediction.Numbers) -> Numbers:

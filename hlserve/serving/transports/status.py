@@ -63,8 +63,9 @@ STATUSES: dict[type[HlserveError], str] = {
 }
 
 # Details travel in a header, and clients take 8 KiB of headers: a 10 kB model name, quoted back,
-# would turn NOT_FOUND into a broken answer.
-_MAX_DETAILS_CHARS = 1000
+# would turn NOT_FOUND into a broken answer. The rest of the headers keeps the other half.
+_MAX_DETAILS_BYTES = 4096
+_CUT = " ... "
 
 
 def status_of(error: HlserveError) -> str:
@@ -86,7 +87,27 @@ def outcome_of(error: BaseException | None) -> str:
 def details_of(error: HlserveError) -> str:
     """The text for the client, cut in the middle where it is too long for a header."""
     text = str(error)
-    if len(text) <= _MAX_DETAILS_CHARS:
+    # The longest character is four bytes, each sent as three: most texts need no counting.
+    if len(text) * 12 <= _MAX_DETAILS_BYTES or _sent_bytes(text) <= _MAX_DETAILS_BYTES:
         return text
-    half = _MAX_DETAILS_CHARS // 2
-    return f"{text[:half]} ... {text[-half:]}"
+    half = (_MAX_DETAILS_BYTES - len(_CUT)) // 2
+    return f"{_begin(text, half)}{_CUT}{_begin(text[::-1], half)[::-1]}"
+
+
+def _begin(text: str, most: int) -> str:
+    """As many characters as travel in ``most`` bytes."""
+    total = 0
+    for count, char in enumerate(text):
+        total += _sent_bytes(char)
+        if total > most:
+            return text[:count]
+    return text
+
+
+def _sent_bytes(text: str) -> int:
+    """What gRPC's percent-encoding makes of a text: three bytes of all but printable ASCII.
+
+    SOURCE: PROTOCOL-HTTP2, "Status-Message": 0x20 to 0x7E but for "%" go as they are.
+    """
+    data = text.encode("utf-8", "replace")
+    return len(data) + 2 * sum(byte < 0x20 or byte > 0x7E or byte == 0x25 for byte in data)
