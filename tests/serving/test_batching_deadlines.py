@@ -32,6 +32,20 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
     on_bench(main)
 
 
+def test_a_request_larger_than_a_run_counts_as_one_run() -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher(max_rows=1)
+        await bench.learn(target)  # a run takes 10 ms
+        first = await bench.busy(target)
+        large = bench.ask(target, 1.0, rows=100, in_s=10.0)
+        await turns()
+        behind = bench.ask(target, 2.0, in_s=0.1)  # not behind a hundred runs
+        await turns()
+        await bench.finish(first, large, behind)
+
+    on_bench(main)
+
+
 def test_nobody_is_refused_on_the_strength_of_what_is_not_known() -> None:
     async def main(bench: Bench) -> None:
         target = bench.batcher(max_rows=1)

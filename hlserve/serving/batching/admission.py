@@ -114,6 +114,8 @@ class Admission:
             runs, rest = divmod(ahead.rows + pending.rows - 1, self._config.max_rows)
             per_row = (ahead.elements + pending.elements) / (ahead.rows + pending.rows)
             elements = int(per_row * self._config.max_rows)
+            if runs > ahead.requests:  # one larger than a run goes alone, and as one
+                runs, elements = ahead.requests, ahead.elements // ahead.requests
             own_elements = int(per_row * (rest + 1))
         own = self._times.expected(own_elements)
         if not own.mean_s:
