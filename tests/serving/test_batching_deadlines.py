@@ -34,7 +34,7 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
 
 def test_a_request_larger_than_a_run_counts_as_one_run() -> None:
     async def main(bench: Bench) -> None:
-        target = bench.batcher(max_rows=1)
+        target = bench.batcher(max_rows=4)
         await bench.learn(target)  # a run takes 10 ms
         first = await bench.busy(target)
         large = bench.ask(target, 1.0, rows=100, in_s=10.0)
