@@ -30,6 +30,7 @@ Array = NDArray[Any]
 
 JSON_SCHEMA_VERSION = 1
 _MADE_UP_REQUESTS = 64
+_MADE_UP_BYTES = 1 << 26  # of all of them, where one alone is not larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,10 @@ def _requests(facts: ModelMetadata, data: _Data, plan: Plan) -> Sequence[Mapping
         return requests_of(fit_inputs(values, facts.inputs), plan.rows)
     if data.file is None:
         rng = np.random.default_rng(plan.seed)
-        return [made_up(facts, plan.rows, rng) for _ in range(_MADE_UP_REQUESTS)]
+        requests = [made_up(facts, plan.rows, rng)]
+        size = max(1, sum(array.nbytes for array in requests[0].values()))
+        more = min(_MADE_UP_REQUESTS, _MADE_UP_BYTES // size) - 1
+        return requests + [made_up(facts, plan.rows, rng) for _ in range(more)]
     if data.file.suffix not in (".npy", ".npz"):
         raise DataError(f"--data {data.file}: expected a .npy or .npz file")
     values = read_input(str(data.file), sys.stdin)

@@ -24,6 +24,7 @@ from hlserve.client.control import Duration, ModelState, ModelStatistics
 from hlserve.client.predicting import Prediction, PredictResult
 from hlserve.client.retrying import NO_RETRY, RetryPolicy
 from hlserve.client.sync import DEFAULT_TIMEOUT_S, InferenceClient
+from hlserve.errors import ServerError
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
@@ -39,6 +40,7 @@ __all__ = [
     "PredictResult",
     "Prediction",
     "RetryPolicy",
+    "ServerError",
     "ServerMetadata",
     "TensorMetadata",
     "Tls",

@@ -276,6 +276,7 @@ class ModelStore:
         served = before.versions if before is not None else {}
         now = self._entries[name]
         if loaded.failure() and served:
+            _LOG.warning("model %r: the reload failed, what was loaded still answers", name)
             self._entries[name] = replace(now, reload_failure=loaded.failure())
             await self._in_load_thread(close, _others(loaded.versions.values(), served.values()))
             return
@@ -286,6 +287,8 @@ class ModelStore:
         old = _others(served.values(), loaded.versions.values())
         self._entries[name] = replace(Entry.of(loaded), unloading=now.unloading)
         self._retire(name, old, is_shown=False)
+        if loaded.versions:
+            _LOG.info("model %r answers: versions %s", name, sorted(loaded.versions))
 
     def _is_on_disk(self, name: str) -> bool:
         """Whether a model has a folder; a repository that cannot be read forgets none."""
@@ -301,6 +304,7 @@ class ModelStore:
             unloading = (*entry.unloading, *(model.version for model in old))
             self._entries[name] = Entry(reason=reason, unloading=unloading)
             self._retire(name, old, is_shown=True)
+            _LOG.info("model %r answers no more: %s", name, reason)
 
     def _retire(self, name: str, models: list[ServedModel], *, is_shown: bool) -> None:
         if models:

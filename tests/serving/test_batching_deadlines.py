@@ -41,7 +41,8 @@ def test_a_request_larger_than_a_run_counts_as_one_run() -> None:
         await turns()
         behind = bench.ask(target, 2.0, in_s=0.1)  # not behind a hundred runs
         await turns()
-        await bench.finish(first, large, behind)
+        answers = await bench.finish(first, large, behind)
+        assert all(isinstance(answer, dict) for answer in answers)
 
     on_bench(main)
 
