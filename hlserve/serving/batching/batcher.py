@@ -343,12 +343,7 @@ class DynamicBatcher:
         usual_s = self._times.expected(total_elements(batch)).mean_s + self._times.overhead_s
         run = InFlight(batch, begun_s, begun_s + usual_s)
         self._in_flight.append(run)
-        try:
-            future = loop.run_in_executor(self._threads.executor, self._runner, batch)
-        except RuntimeError:  # the executor was shut down: the drain took too long
-            loop.call_soon(self._finish, loop, run, None)
-        else:
-            future.add_done_callback(partial(self._finish, loop, run))
+        self._threads.run(loop, partial(self._runner, batch), partial(self._finish, loop, run))
         if len(self._queue) and self._busy < self._instances:
             self._go_soon(loop)
 
@@ -356,17 +351,16 @@ class DynamicBatcher:
         self,
         loop: asyncio.AbstractEventLoop,
         run: InFlight,
-        future: asyncio.Future[BatchResult] | None,
+        result: BatchResult | None,
     ) -> None:
         self._busy -= 1
         self._in_flight.remove(run)
         self._threads.release(self._threads_a_run)
-        if future is None or future.cancelled() or future.exception() is not None:
+        if result is None:
             for pending in run.batch:
                 self._answers.give(pending, ShuttingDownError(f"{self._label}: the server ended"))
             self._go(loop)
             return
-        result = future.result()
         ran_s = (result.ended_ns - result.started_ns) / 1e9
         self._times.record_overhead(self._clock_ns() / 1e9 - run.begun_s - ran_s)
         self._record(result)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
 
 
 class RunThreads:
@@ -35,6 +41,24 @@ class RunThreads:
         self._free += min(cost, self.threads)
         self._grant()
 
+    def run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Callable[[], _Result],
+        done: Callable[[_Result | None], None],
+    ) -> None:
+        """Does ``work`` in a thread, then calls ``done`` on the loop.
+
+        In one step: an asyncio future would take a second turn of a loop that may be busy, and the
+        thread would idle meanwhile. ``done`` gets None where the threads ended before the work.
+        """
+        try:
+            future = self.executor.submit(work)
+        except RuntimeError:  # shut down: the drain took too long
+            loop.call_soon(done, None)
+            return
+        future.add_done_callback(partial(_report, loop, done))
+
     def shutdown(self, *, wait: bool) -> None:
         """Ends the threads; what has not begun never will."""
         self.executor.shutdown(wait=wait, cancel_futures=True)
@@ -44,3 +68,13 @@ class RunThreads:
             cost, start = self._waiting.popleft()
             self._free -= cost
             start()
+
+
+def _report(
+    loop: asyncio.AbstractEventLoop,
+    done: Callable[[_Result | None], None],
+    future: Future[_Result],
+) -> None:
+    is_lost = future.cancelled() or future.exception() is not None
+    with suppress(RuntimeError):  # the loop has ended: nobody waits
+        loop.call_soon_threadsafe(done, None if is_lost else future.result())
