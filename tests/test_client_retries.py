@@ -155,6 +155,12 @@ def test_nobody_at_home_says_the_address_and_what_to_look_at(asking: Any) -> Non
     assert "is a server running there (hlserve serve" in str(caught.value)
 
 
+@EITHER
+def test_an_address_of_the_web_says_what_was_expected(asking: Any) -> None:
+    with pytest.raises(ServerError, match="expected HOST:PORT, or unix:PATH"):
+        asking("http://localhost:1", lambda client: client.is_server_live())
+
+
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pem")

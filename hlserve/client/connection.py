@@ -23,7 +23,10 @@ _OPTIONS = (
 )
 _COMPRESSIONS = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 # What gRPC says where no server has answered, as against a server that says UNAVAILABLE.
-_NOT_CONNECTED = ("failed to connect", "DNS resolution failed", "connections to all backends")
+_NOT_CONNECTED = (
+    *("failed to connect", "DNS resolution failed", "connections to all backends"),
+    "errors resolving",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +114,24 @@ class Connection:
         """What went wrong; where nobody answered, what to look at."""
         status, details = error.code().name, error.details() or "no details"
         if status == "UNAVAILABLE" and details.startswith(_NOT_CONNECTED):
-            spoken = "without TLS" if self.tls is None else "with TLS"
             return ServerError(
                 status,
-                f"cannot connect to {self.address} {spoken}: {details}; is a server running there "
-                "(hlserve serve MODELS_DIR --port ...), and does it speak so?",
+                f"cannot connect to {self.address} {self._hint(details)}",
             )
         return ServerError(status, details)
+
+    def _hint(self, details: str) -> str:
+        if "://" in self.address or self.address.startswith("/"):
+            return f"({details}): expected HOST:PORT, or unix:PATH"
+        if self.tls is None:
+            return (
+                f"without TLS: {details}; is a server running there (hlserve serve MODELS_DIR "
+                "--port ...)? One that speaks TLS needs --tls-ca FILE, in Python tls=Tls(ca=...)"
+            )
+        return (
+            f"with TLS: {details}; is a server with TLS running there, and is its certificate "
+            "signed by --tls-ca (in Python Tls(ca=...))?"
+        )
 
     def _options(self) -> tuple[tuple[str, Any], ...]:
         name = None if self.tls is None else self.tls.server_name
