@@ -18,7 +18,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from hlserve import codec, datatypes
-from hlserve.codec import MAX_MESSAGE_BYTES
+from hlserve.codec import MAX_DIMS, MAX_MESSAGE_BYTES
 from hlserve.datatypes import Datatype
 from hlserve.errors import InvalidRequestError
 from hlserve.pb.messages import inference
@@ -261,6 +261,8 @@ def _template(key: bytes, max_elements: int) -> _Template | None:
 def _input(
     name: str, shape: tuple[int, ...], datatype: Datatype, max_elements: int
 ) -> _Input | None:
+    if len(shape) > MAX_DIMS:  # before the product, which would take minutes
+        return None
     elements = math.prod(shape)
     size_bytes = elements * datatype.size_bytes
     # Empty tensors have rules of their own, and hide overflows behind their zero.
