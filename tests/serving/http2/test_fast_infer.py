@@ -39,7 +39,9 @@ TEXT = st.text(string.ascii_letters, max_size=4)
 def slow(data: bytes, max_elements: int = codec.MAX_MESSAGE_BYTES) -> InferRequest:
     message = parse(RPC, data)
     assert isinstance(message, inference.ModelInferRequest)
-    return decode_request(message, SharedMemory(), DEADLINE_S, max_elements=max_elements).request
+    return decode_request(
+        message, SharedMemory(), DEADLINE_S, max_elements=max_elements, max_shared_bytes=1 << 26
+    ).request
 
 
 def assert_same(data: bytes) -> bool:

@@ -32,6 +32,8 @@ _MAX_HEADS = 512
 _MAX_FAST_BYTES = 2**30
 # Values may be anything for these; BOOL must be 0 or 1 and BYTES carries lengths.
 _CHECKED_DATATYPES = ("BOOL", "BYTES")
+# More than any plain request has; the way of every call has bounds and words for them.
+_MOST_TENSORS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,8 @@ def _template(key: bytes, max_elements: int) -> _Template | None:
     except DecodeError:
         return None
     inputs: dict[str, _Input] = {}
+    if max(len(message.inputs), len(message.outputs)) > _MOST_TENSORS:
+        return None
     for tensor in message.inputs:
         if tensor.parameters or tensor.HasField("contents"):
             return None
