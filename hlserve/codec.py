@@ -93,7 +93,7 @@ def decode_tensors(
 def _decode_tensor(tensor: WireTensor, raw: bytes | None, max_elements: int, label: str) -> Array:
     try:
         datatype = datatypes.by_name(tensor.datatype)
-        shape = _checked_shape(tensor.shape, datatype, max_elements)
+        shape = checked_shape(tensor.shape, datatype, max_elements)
         if raw is None:
             return _decode_typed(tensor, datatype, shape)
         if tensor.HasField("contents"):
@@ -105,7 +105,12 @@ def _decode_tensor(tensor: WireTensor, raw: bytes | None, max_elements: int, lab
         raise InvalidRequestError(f"{label}: {error}") from error
 
 
-def _checked_shape(dims: Sequence[int], datatype: Datatype, max_elements: int) -> tuple[int, ...]:
+def checked_shape(dims: Sequence[int], datatype: Datatype, max_elements: int) -> tuple[int, ...]:
+    """The shape of a tensor that a message describes.
+
+    Raises:
+        InvalidRequestError: it has too many dimensions, a negative one, or too many elements.
+    """
     if len(dims) > MAX_DIMS:  # first: the product of a million dimensions takes minutes
         raise InvalidRequestError(f"shape of {len(dims)} dimensions, expected at most {MAX_DIMS}")
     shape = tuple(dims)
@@ -147,7 +152,7 @@ def check_raw_size(size: int, tensor: WireTensor) -> None:
         InvalidRequestError: it cannot, or datatype or shape are impossible.
     """
     datatype = datatypes.by_name(tensor.datatype)
-    _check_size(size, datatype, _checked_shape(tensor.shape, datatype, MAX_MESSAGE_BYTES))
+    _check_size(size, datatype, checked_shape(tensor.shape, datatype, MAX_MESSAGE_BYTES))
 
 
 def _check_size(size: int, datatype: Datatype, shape: tuple[int, ...]) -> None:

@@ -74,7 +74,7 @@ def decode_request(
         UnsupportedError: it asks for shared memory or sequences, which are not there.
     """
     model = f"model {message.model_name!r}"
-    _check_counts(message, model)
+    check_counts(message, model)
     parameters = _decode_parameters(message.parameters, f"{model}:")
     if parameters:
         _refuse_reserved(parameters, model)
@@ -134,7 +134,12 @@ def encode_response(
     return response
 
 
-def _check_counts(message: inference.ModelInferRequest, model: str) -> None:
+def check_counts(message: inference.ModelInferRequest, model: str) -> None:
+    """Bounds how many inputs and outputs are looked at.
+
+    Raises:
+        InvalidRequestError: there are too many.
+    """
     for kind, count in (("inputs", len(message.inputs)), ("outputs", len(message.outputs))):
         if count > _MAX_TENSORS:
             raise InvalidRequestError(

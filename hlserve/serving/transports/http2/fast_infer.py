@@ -18,11 +18,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from hlserve import codec, datatypes
-from hlserve.codec import MAX_DIMS, MAX_MESSAGE_BYTES
-from hlserve.datatypes import Datatype
+from hlserve.codec import MAX_MESSAGE_BYTES
 from hlserve.errors import InvalidRequestError
 from hlserve.pb.messages import inference
 from hlserve.serving.request import Array, InferRequest, InferResponse
+from hlserve.serving.transports.infer_messages import check_counts
 
 _NAME, _VERSION, _ID, _INPUTS, _OUTPUTS, _RAW = 0x0A, 0x12, 0x1A, 0x2A, 0x32, 0x3A
 _BEFORE_RAW = frozenset((_NAME, _VERSION, _INPUTS, _OUTPUTS))
@@ -32,8 +32,6 @@ _MAX_HEADS = 512
 _MAX_FAST_BYTES = 2**30
 # Values may be anything for these; BOOL must be 0 or 1 and BYTES carries lengths.
 _CHECKED_DATATYPES = ("BOOL", "BYTES")
-# More than any plain request has; the way of every call has bounds and words for them.
-_MOST_TENSORS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,19 +237,20 @@ def _template(key: bytes, max_elements: int) -> _Template | None:
     except DecodeError:
         return None
     inputs: dict[str, _Input] = {}
-    if max(len(message.inputs), len(message.outputs)) > _MOST_TENSORS:
-        return None
-    for tensor in message.inputs:
-        if tensor.parameters or tensor.HasField("contents"):
-            return None
-        try:
+    try:
+        check_counts(message, message.model_name)
+        for tensor in message.inputs:
+            if tensor.parameters or tensor.HasField("contents") or tensor.name in inputs:
+                return None
             datatype = datatypes.by_name(tensor.datatype)
-        except InvalidRequestError:
-            return None
-        described = _input(tensor.name, tuple(tensor.shape), datatype, max_elements)
-        if described is None or tensor.name in inputs:
-            return None
-        inputs[tensor.name] = described
+            shape = codec.checked_shape(tensor.shape, datatype, max_elements)
+            # Empty tensors have rules of their own.
+            if datatype.name in _CHECKED_DATATYPES or not math.prod(shape) or not shape:
+                return None
+            size_bytes = math.prod(shape) * datatype.size_bytes
+            inputs[tensor.name] = _Input(tensor.name, datatype.dtype, shape, size_bytes)
+    except InvalidRequestError:
+        return None
     if not inputs or any(output.parameters for output in message.outputs):
         return None
     return _Template(
@@ -260,21 +259,6 @@ def _template(key: bytes, max_elements: int) -> _Template | None:
         tuple(inputs.values()),
         tuple(output.name for output in message.outputs),
     )
-
-
-def _input(
-    name: str, shape: tuple[int, ...], datatype: Datatype, max_elements: int
-) -> _Input | None:
-    if len(shape) > MAX_DIMS:  # before the product, which would take minutes
-        return None
-    elements = math.prod(shape)
-    size_bytes = elements * datatype.size_bytes
-    # Empty tensors have rules of their own, and hide overflows behind their zero.
-    if datatype.name in _CHECKED_DATATYPES or min(shape, default=0) <= 0:
-        return None
-    if elements > max_elements or size_bytes > MAX_MESSAGE_BYTES:
-        return None
-    return _Input(name, datatype.dtype, shape, size_bytes)
 
 
 def _varint(value: int) -> bytes:
