@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,6 +76,8 @@ EncodeAnswer = Callable[[InferResponse], bytes]
 InferCall = Callable[[InferRequest, CallContext], Awaitable[bytes]]
 
 Encoded = TypeVar("Encoded")
+Asked = TypeVar("Asked", bound=Message)
+Answered = TypeVar("Answered", bound=Message)
 
 
 def parse(rpc: Rpc, data: bytes) -> Message:
@@ -228,14 +230,7 @@ class Calls:
                 response.parameters[_FINAL_RESPONSE].bool_param = True
             return inference.ModelStreamInferResponse(infer_response=response)
 
-        answers = answered_in_order(
-            requests,
-            answer,
-            max_in_flight=MAX_STREAM_IN_FLIGHT,
-            max_bytes=self._max_message_bytes,
-            size_of=_size,
-        )
-        async with aclosing(answers):
+        async with aclosing(self._in_order(requests, answer)) as answers:
             async for response in answers:
                 yield response
 
@@ -368,16 +363,21 @@ class Calls:
                 self._data_plane, request, context.deadline_s, context.record
             )
 
-        answers = answered_in_order(
+        async with aclosing(self._in_order(requests, answer)) as answers:
+            async for response in answers:
+                yield response
+
+    def _in_order(
+        self, requests: AsyncIterator[Asked], answer: Callable[[Asked], Awaitable[Answered]]
+    ) -> AsyncGenerator[Answered]:
+        """The answers of one stream, within the bounds of every stream."""
+        return answered_in_order(
             requests,
             answer,
             max_in_flight=MAX_STREAM_IN_FLIGHT,
             max_bytes=self._max_message_bytes,
             size_of=_size,
         )
-        async with aclosing(answers):
-            async for response in answers:
-                yield response
 
     async def health_check(
         self, request: health.HealthCheckRequest, context: CallContext
