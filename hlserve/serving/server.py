@@ -32,16 +32,30 @@ from hlserve.serving.transports.authorization import Authorization
 from hlserve.serving.transports.calls import Calls
 from hlserve.serving.transports.entry import Answering, Entry, Stage
 from hlserve.serving.transports.everywhere import EverywhereCalls
-from hlserve.serving.transports.grpcio import GrpcioServer
-from hlserve.serving.transports.http2 import Http2Server
 from hlserve.serving.worker import Worker
 
 if TYPE_CHECKING:
     from hlserve.serving.tracing import Tracing
+    from hlserve.serving.transports.grpcio import GrpcioServer
+    from hlserve.serving.transports.http2 import Http2Server
 
-TRANSPORTS: dict[Transport, type[GrpcioServer] | type[Http2Server]] = {
-    "grpcio": GrpcioServer,
-    "http2": Http2Server,
+
+def _grpcio() -> type[GrpcioServer]:
+    from hlserve.serving.transports.grpcio import GrpcioServer
+
+    return GrpcioServer
+
+
+def _http2() -> type[Http2Server]:
+    from hlserve.serving.transports.http2 import Http2Server
+
+    return Http2Server
+
+
+# Functions, so that a server imports the one that it serves by: each takes some 40 ms.
+TRANSPORTS: dict[Transport, Callable[[], type[GrpcioServer] | type[Http2Server]]] = {
+    "grpcio": _grpcio,
+    "http2": _http2,
 }
 
 # After the last answer was made, its bytes still have to leave: a slow reader gets what is left of
@@ -176,7 +190,7 @@ class Server:
         return msgspec.msgpack.encode(self.snapshot())
 
     def _make_transport(self, calls: Answering) -> GrpcioServer | Http2Server:
-        make = TRANSPORTS[self._config.transport]
+        make = TRANSPORTS[self._config.transport]()
         return make(Entry(calls, self._stages()), _listening(self._config))
 
     def _stages(self) -> list[Stage]:
