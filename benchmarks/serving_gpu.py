@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from tabulate import tabulate
 
+from benchmarks.serving_networks import put, two_layers
 from hlserve.bench.load import closed_loop
 
 Array = NDArray[Any]
@@ -80,7 +79,7 @@ def _why_not() -> str:
     if PROVIDER not in onnxruntime.get_available_providers():
         return f"this ONNX Runtime has no {PROVIDER}: pip install 'hlserve[gpu]'"
     onnxruntime.preload_dlls()
-    wide = onnxruntime.InferenceSession(_wide(), providers=[PROVIDER])
+    wide = onnxruntime.InferenceSession(two_layers(WIDTH, WIDTH, 10), providers=[PROVIDER])
     return "" if wide.get_providers()[0] == PROVIDER else "no NVIDIA GPU answers"
 
 
@@ -89,34 +88,8 @@ def _repository(models: Path, root: Path) -> Path:
         link = root / path.parent.parent.name / path.parent.name
         link.mkdir(parents=True)
         (link / "model.onnx").write_bytes(path.read_bytes())
-    wide = root / "wide" / "1"
-    wide.mkdir(parents=True)
-    (wide / "model.onnx").write_bytes(_wide())
+    put(root, "wide", two_layers(WIDTH, WIDTH, 10))
     return root
-
-
-def _wide() -> bytes:
-    rng = np.random.default_rng(0)
-    weights = {
-        "w1": rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) / WIDTH**0.5,
-        "w2": rng.standard_normal((WIDTH, 10), dtype=np.float32) / WIDTH**0.5,
-    }
-    nodes = [
-        helper.make_node("MatMul", ["x", "w1"], ["h"]),
-        helper.make_node("Relu", ["h"], ["a"]),
-        helper.make_node("MatMul", ["a", "w2"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model: onnx.ModelProto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10
-    )
-    return model.SerializeToString()
 
 
 @contextmanager

@@ -27,10 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 from tabulate import tabulate
 
+from benchmarks.serving_networks import put, two_layers
 from hlserve.bench.load import closed_loop
 
 MODEL = "mlp"
@@ -58,7 +57,9 @@ def main() -> None:
     args = parser.parse_args()
     pairs: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        root = _repository(Path(folder))
+        root = Path(folder)
+        # A small network, where what surrounds the run weighs most.
+        put(root, MODEL, two_layers(INPUTS, HIDDEN, CLASSES, input_name="input"))
         for _ in range(args.starts):
             with _serve(root, "--metrics-port", "0") as on, _serve(root, "--no-metrics") as off:
                 pairs += [_pair(on, off, index, args) for index in range(args.rounds)]
@@ -142,32 +143,6 @@ def _serve(models: Path, *options: str) -> Iterator[Serving]:
     finally:
         process.terminate()
         process.communicate(timeout=30)
-
-
-def _repository(folder: Path) -> Path:
-    """A small network, where what surrounds the run weighs most."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "w1": rng.standard_normal((INPUTS, HIDDEN)).astype(np.float32),
-        "w2": rng.standard_normal((HIDDEN, CLASSES)).astype(np.float32),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["input", "w1"], ["h"]),
-            helper.make_node("Relu", ["h"], ["a"]),
-            helper.make_node("MatMul", ["a", "w2"], ["y"]),
-        ],
-        "graph",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", INPUTS])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    opset = helper.make_opsetid("", 21)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
-    version = folder / MODEL / "1"
-    version.mkdir(parents=True)
-    onnx.save(model, version / "model.onnx")
-    return folder
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from tabulate import tabulate
 
+from benchmarks.serving_networks import put
 from hlserve.codec import encode_inputs
 from hlserve.pb.messages import inference
 from hlserve.serving.batching_config import BatchingConfig
@@ -112,9 +113,7 @@ def _publish(root: Path, run_s: float) -> None:
     for _ in range(3):  # the first guess, and two corrections
         content = _chain(layers)
         layers = max(1, round(layers * run_s / _run_s(content)))
-    folder = root / "five" / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(_chain(layers))
+    put(root, "five", _chain(layers))
 
 
 def _chain(layers: int) -> bytes:

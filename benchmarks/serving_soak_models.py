@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.serving_networks import put, two_layers
+
 Array = NDArray[Any]
 
 FLOAT = TensorProto.FLOAT
@@ -45,9 +47,9 @@ class Case:
 def cases() -> tuple[Case, ...]:
     """Every model."""
     return (
-        Case(RELOADED, _mlp(8, 16, seed=0), 4),
-        Case(COMES_AND_GOES, _mlp(8, 32, seed=1), 4),
-        Case("wide", _mlp(256, 512, seed=2), 8),
+        Case(RELOADED, two_layers(8, 16, 10, seed=0), 4),
+        Case(COMES_AND_GOES, two_layers(8, 32, 10, seed=1), 4),
+        Case("wide", two_layers(256, 512, 10, seed=2), 8),
         Case("two", _two(), 4),
         Case("lookup", _lookup(), 4),
         Case("fixed", _fixed(), 1),
@@ -57,9 +59,7 @@ def cases() -> tuple[Case, ...]:
 def write(root: Path) -> None:
     """The repository ``root/models``."""
     for case in cases():
-        folder = root / "models" / case.name / "1"
-        folder.mkdir(parents=True)
-        (folder / "model.onnx").write_bytes(case.content)
+        put(root / "models", case.name, case.content)
 
 
 def _model(
@@ -78,20 +78,6 @@ def _model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return model.SerializeToString()
-
-
-def _mlp(columns: int, hidden: int, *, seed: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    weights = {
-        "w1": rng.standard_normal((columns, hidden), dtype=np.float32) / columns**0.5,
-        "w2": rng.standard_normal((hidden, 10), dtype=np.float32) / hidden**0.5,
-    }
-    nodes = [
-        helper.make_node("MatMul", ["x", "w1"], ["h"]),
-        helper.make_node("Relu", ["h"], ["a"]),
-        helper.make_node("MatMul", ["a", "w2"], ["y"]),
-    ]
-    return _model(nodes, {"x": (FLOAT, ["batch", columns])}, weights, 10)
 
 
 def _two() -> bytes:

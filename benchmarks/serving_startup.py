@@ -24,9 +24,8 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.serving_networks import put, two_layers
 from hlserve.pb.messages import inference
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        put_model(Path(folder))
+        put(Path(folder), "small", two_layers(8, 16, 3))
         starts = []
         for _ in range(arguments.starts):
             with served(Path(folder), arguments.processes) as (_, start_s):
@@ -115,30 +114,6 @@ def wait_for_answer(address: str, process: subprocess.Popen[bytes]) -> None:
                 time.sleep(0.005)
             else:
                 return
-
-
-def put_model(root: Path) -> None:
-    """A network of 8 inputs, 16 hidden units and 3 outputs."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "w1": rng.standard_normal((8, 16)).astype(np.float32),
-        "w2": rng.standard_normal((16, 3)).astype(np.float32),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "w1"], ["h"]),
-            helper.make_node("Relu", ["h"], ["a"]),
-            helper.make_node("MatMul", ["a", "w2"], ["y"]),
-        ],
-        "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    folder = root / "small" / "1"
-    folder.mkdir(parents=True)
-    onnx.save(model, folder / "model.onnx")
 
 
 def family(pid: int) -> list[int]:
