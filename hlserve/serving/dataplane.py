@@ -12,7 +12,6 @@ from functools import partial
 
 from hlserve.codec import MAX_MESSAGE_BYTES
 from hlserve.errors import (
-    InferenceError,
     InvalidRequestError,
     NotFoundError,
     ShuttingDownError,
@@ -20,8 +19,6 @@ from hlserve.errors import (
 )
 from hlserve.pb.messages import model_config
 from hlserve.rpcs import SERVICES
-from hlserve.serving.checks import check_request
-from hlserve.serving.classification import classify
 from hlserve.serving.config import ControlMode
 from hlserve.serving.description import (
     ModelMetadata,
@@ -29,11 +26,13 @@ from hlserve.serving.description import (
     describe_model,
     describe_server,
 )
+from hlserve.serving.inference import DeliverResponse, Inference
 from hlserve.serving.model import ServedModel
+from hlserve.serving.outcomes import waited_for
 from hlserve.serving.overrides import make_overrides
 from hlserve.serving.prediction import Predictor, PredictRequest, PredictResponse
 from hlserve.serving.readiness import Readiness
-from hlserve.serving.request import Array, InferRequest, InferResponse
+from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.settings import ServerSettings
 from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.states import ModelState
@@ -171,9 +170,21 @@ class DataPlane:
                 it never ran, or its answer came late.
             InferenceError: ONNX Runtime failed on it.
         """
+        return await waited_for(partial(self.begin_infer, request), Inference.cancel)
+
+    def begin_infer(self, request: InferRequest, deliver: DeliverResponse) -> Inference:
+        """``model_infer`` for who does not wait: an answer or error is delivered once.
+
+        Args:
+            request: what to run.
+            deliver: gets the outcome, perhaps before this returns; must not begin another request,
+                and not raise.
+
+        Raises:
+            HlserveError: the request was not taken; see ``model_infer``.
+        """
         model = self._choose(request)
-        with self._uses, model.uses:
-            return await _run(model, request)
+        return Inference(model, request, deliver, self._uses)
 
     def repository_index(self, ready_only: bool = False) -> tuple[ModelState, ...]:
         """Every model and version, whether it answers and, where it does not, why."""
@@ -223,7 +234,13 @@ class DataPlane:
         model = self._choose(request)
         # The whole way on one version, though another may be loaded while its front end works.
         with self._uses, model.uses:
-            return await self._predictor.predict(model, request, partial(_run, model))
+            return await self._predictor.predict(model, request, partial(self._infer_on, model))
+
+    async def _infer_on(self, model: ServedModel, request: InferRequest) -> InferResponse:
+        """``model_infer`` on this very version."""
+        return await waited_for(
+            lambda deliver: Inference(model, request, deliver, self._uses), Inference.cancel
+        )
 
     def health_check(self, service: str) -> bool:
         """Whether a gRPC service, or with an empty name the whole server, takes requests.
@@ -282,62 +299,3 @@ class DataPlane:
 def deadline_after(remaining_s: float | None) -> float | None:
     """A deadline on the event loop's clock, from the seconds that a call has left."""
     return None if remaining_s is None else time.monotonic() + remaining_s
-
-
-async def _run(model: ServedModel, request: InferRequest) -> InferResponse:
-    """The answer of this very version; its caller counts among its users."""
-    _check(model, request)
-    wanted = request.outputs or tuple(tensor.name for tensor in model.session.outputs)
-    try:
-        answer = await model.batcher.answer(
-            request.inputs,
-            wanted,
-            request.deadline_s,
-            priority=request.priority,
-            timeout_us=request.timeout_us,
-        )
-    except InferenceError as error:
-        raise InferenceError(f"{model.label}: {error}") from error
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{model.label}: {error}") from error
-    return InferResponse(
-        model_name=model.name,
-        model_version=str(model.version),
-        request_id=request.request_id,
-        outputs=_outputs(model, request, answer.outputs, wanted),
-        rows=next(iter(request.inputs.values())).shape[0] if model.joins else 1,
-        phases=answer.phases,
-        statistics=model.statistics,
-    )
-
-
-def _outputs(
-    model: ServedModel, request: InferRequest, outputs: Mapping[str, Array], wanted: Sequence[str]
-) -> dict[str, Array]:
-    """What was wanted, in the order wanted."""
-    if not request.classifications:
-        return {name: outputs[name] for name in wanted}
-    return {name: _values(model, request, name, outputs[name]) for name in wanted}
-
-
-def _values(model: ServedModel, request: InferRequest, name: str, array: Array) -> Array:
-    """An output's values, or its top classes where they were asked for."""
-    count = request.classifications.get(name)
-    if not count:
-        return array
-    labels = model.labels.get(name)
-    if labels is None and model.metadata is not None:
-        labels = model.metadata.class_labels
-    try:
-        return classify(array, count, labels=labels, has_rows=model.joins)
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{model.label}: output {name!r}: {error}") from error
-
-
-def _check(model: ServedModel, request: InferRequest) -> None:
-    begun_ns = time.monotonic_ns()
-    try:
-        check_request(model, request)
-    except InvalidRequestError:
-        model.statistics.failed("OTHER", time.monotonic_ns() - begun_ns)
-        raise

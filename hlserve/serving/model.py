@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ GOLDEN_TOLERANCE = 0.01
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServedModel:
     """What answers requests for one version.
 
@@ -72,7 +73,12 @@ class ServedModel:
     uses: Uses = field(default_factory=Uses)
     accepted: set[object] = field(default_factory=set)
 
-    @property
+    @cached_property
+    def version_text(self) -> str:
+        """The version as the protocol carries it."""
+        return str(self.version)
+
+    @cached_property
     def label(self) -> str:
         """How messages name it."""
         return f"model {self.name!r} version {self.version}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
@@ -13,7 +14,15 @@ from hlserve.serving.statistics import ModelStatistics, Phases
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    return _NOTHING
+
+
+# Neither is frozen: both are made for every request, and a frozen one costs three times as much.
+@dataclass(slots=True)
 class InferRequest:
     """One inference request, decoded.
 
@@ -31,6 +40,7 @@ class InferRequest:
             0: the policy's.
         signature: equal for requests to one model that are alike in all but their values: names,
             datatypes, shapes, outputs; None: not known. What passed the checks once passes again.
+        arrived_ns: when it came, by ``time.monotonic_ns``; 0: it is not known.
     """
 
     model_name: str
@@ -38,15 +48,16 @@ class InferRequest:
     model_version: str = ""
     outputs: tuple[str, ...] = ()
     request_id: str = ""
-    classifications: Mapping[str, int] = field(default_factory=dict)
-    parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    classifications: Mapping[str, int] = field(default_factory=_nothing)
+    parameters: Mapping[str, bool | int | float | str] = field(default_factory=_nothing)
     deadline_s: float | None = None
     priority: int = 0
     timeout_us: int = 0
     signature: object | None = None
+    arrived_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferResponse:
     """One answer: the version that gave it, and its outputs in the order asked for.
 

@@ -66,6 +66,7 @@ class Session:
 
     Attributes:
         inputs, outputs: as the graph declares them, or narrower once ``narrow`` was called.
+        output_names: of ``outputs``.
 
     Raises:
         ModelFileError: the graph is corrupt, needs an operator that is not there, has external
@@ -102,6 +103,7 @@ class Session:
             raise ProviderError(f"asked for {providers[0]}, the session got {', '.join(obtained)}")
         self.inputs = tuple(_tensor_info("input", arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_tensor_info("output", arg) for arg in self._session.get_outputs())
+        self.output_names = tuple(tensor.name for tensor in self.outputs)
         self._text_inputs = frozenset(i.name for i in self.inputs if i.datatype.name == "BYTES")
         tensors = (*self.inputs, *self.outputs)
         self._has_bf16 = any(tensor.datatype.name == "BF16" for tensor in tensors)
@@ -112,6 +114,7 @@ class Session:
     def narrow(self, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> None:
         """Offers less than the graph: dims that a configuration fixes, outputs that it names."""
         self.inputs, self.outputs = inputs, outputs
+        self.output_names = tuple(tensor.name for tensor in outputs)
 
     def close(self) -> None:
         """Gives the memory back; no run may be going on, none is possible afterwards."""

@@ -50,12 +50,12 @@ class Duration:
         """One that counts and sums, and does not record how the times spread."""
         return cls(buckets=[])
 
-    def add(self, ns: int) -> None:
-        """Counts one."""
-        self.count += 1
-        self.ns += ns
+    def add(self, ns: int, count: int = 1) -> None:
+        """Counts one, or several that took as long each."""
+        self.count += count
+        self.ns += ns * count
         if self.buckets:
-            self.buckets[bisect_left(_BOUNDS_NS, ns)] += 1
+            self.buckets[bisect_left(_BOUNDS_NS, ns)] += count
 
 
 @dataclass(slots=True)
@@ -123,15 +123,15 @@ class ModelStatistics:
         batch.compute_infer_ns += infer_ns
         batch.compute_output_ns += output_ns
 
-    def answered(self, rows: int, total_ns: int, phases: Phases) -> None:
-        """Counts one request that got its answer."""
+    def answered(self, count: int, rows: int, total_ns: int, phases: Phases) -> None:
+        """Counts requests that got their answers: so many, of so many rows together, alike."""
         self.inference_count += rows
         self.last_inference_ms = time.time_ns() // 1_000_000
-        self.success.add(total_ns)
-        self.queue.add(phases.queue_ns)
-        self.compute_input.add(phases.compute_input_ns)
-        self.compute_infer.add(phases.compute_infer_ns)
-        self.compute_output.add(phases.compute_output_ns)
+        self.success.add(total_ns, count)
+        self.queue.add(phases.queue_ns, count)
+        self.compute_input.add(phases.compute_input_ns, count)
+        self.compute_infer.add(phases.compute_infer_ns, count)
+        self.compute_output.add(phases.compute_output_ns, count)
 
     def failed(self, reason: FailureReason, total_ns: int) -> None:
         """Counts one request that got none."""

@@ -12,20 +12,34 @@ class Uses:
         count: how many there are now.
     """
 
+    __slots__ = ("_waiting", "count")
+
     def __init__(self) -> None:
         self.count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def begin(self) -> None:
+        """One more."""
+        self.count += 1
+
+    def end(self) -> None:
+        """One less."""
+        self.count -= 1
+        if self._waiting and not self.count:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+            self._waiting.clear()
 
     def __enter__(self) -> None:
-        self.count += 1
-        self._idle.clear()
+        self.begin()
 
     def __exit__(self, *_: object) -> None:
-        self.count -= 1
-        if not self.count:
-            self._idle.set()
+        self.end()
 
     async def ended(self) -> None:
         """Waits until nothing is in flight."""
-        await self._idle.wait()
+        while self.count:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future

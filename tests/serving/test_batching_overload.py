@@ -7,7 +7,6 @@ noise of its row in the table says.
 import asyncio
 import selectors
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from hlserve.errors import DeadlineExceededError
 from hlserve.serving.batching import DynamicBatcher, RunThreads
 from hlserve.serving.batching.run import Run
+from hlserve.serving.batching.run_threads import Job
 from hlserve.serving.batching_config import BatchingConfig
 from tests.serving.batching_bench import Array
 
@@ -52,18 +52,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.jumping.now_ns + self.running_ns
 
 
-class VirtualExecutor:
-    """Threads that take as long as a run says, on the loop's clock."""
+class VirtualThreads(RunThreads):
+    """One thread that takes as long as a run says, on the loop's clock."""
 
     def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__(1)
+        self.shutdown(wait=True)
         self._loop = loop
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        result = function(*args)
+    def run(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
+        result = job.work()
         took_s, self._loop.running_ns = self._loop.running_ns / 1e9, 0
-        self._loop.call_later(took_s, future.set_result, result)
-        return future
+        self._loop.call_later(took_s, self._end, job, result)
+
+    def _end(self, job: Job, result: Any) -> None:
+        following = job.take()
+        if following is not None:
+            self.run(self._loop, following)
+        job.done(result)
 
 
 def steady(rng: np.random.Generator) -> Iterator[float]:
@@ -178,10 +184,7 @@ def overload(noise: Noise) -> Overload:
 
 
 def batcher(run: Run, loop: VirtualLoop) -> DynamicBatcher:
-    threads = RunThreads(1)
-    threads.shutdown(wait=True)
-    threads.executor = VirtualExecutor(loop)  # type: ignore[assignment]
     config = BatchingConfig(max_rows=1)
     return DynamicBatcher(
-        run, config, threads, label="model 'm'", joins=True, clock_ns=loop.clock_ns
+        run, config, VirtualThreads(loop), label="model 'm'", joins=True, clock_ns=loop.clock_ns
     )

@@ -352,7 +352,7 @@ def recorded(records: list[tuple[str, int, int, int, Any]]) -> Snapshot:
         calls[key] = calls.get(key, 0) + 1
         if reason is None:
             statistics.executed(rows, 1, ns, 2)
-            statistics.answered(rows, ns, Phases(ns, 1, ns, 2))
+            statistics.answered(1, rows, ns, Phases(ns, 1, ns, 2))
         else:
             statistics.failed(reason, ns)
     return take(served.values(), calls)

@@ -67,13 +67,20 @@ class Admission:
         if self._margins[level] > _LEAST_MARGIN:
             self._margins[level] -= _MARGIN_STEP / _TIMES_IN_TIME
 
-    def check(self, pending: Pending, now_s: float, running_until_s: Sequence[float]) -> None:
+    def check(
+        self,
+        pending: Pending,
+        now_s: float,
+        running_until_s: Sequence[float],
+        rows_ready: int = 0,
+    ) -> None:
         """Checks a request that comes now.
 
         Args:
             pending: not in the queue yet.
             now_s: on the clock of its deadline.
-            running_until_s: when each run in flight is expected to end.
+            running_until_s: when each thread in use is expected to be free.
+            rows_ready: rows that it will have run by then, beside those of the queue.
 
         Raises:
             DeadlineExceededError: it cannot be answered in time.
@@ -91,7 +98,7 @@ class Admission:
             self._times.relax()
         raise DeadlineExceededError(
             f"{self._label}: the request cannot be answered in time: "
-            f"{self._queue.ahead(pending.level).rows} rows wait, about {wait_s * 1000:.1f} ms, "
+            f"{self._queue.ahead(pending.level).rows + rows_ready} rows wait, about {wait_s * 1000:.1f} ms, "
             f"{max(0.0, left_s) * 1000:.1f} ms left"
         )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from hlserve.serving.batching.pending import Answer, Pending
+from hlserve.serving.batching.pending import Outcome, Pending
+
+_Line = OrderedDict[Pending, Outcome | None]
 
 
 class Answers:
-    """What each caller gets, and when.
+    """Whose turn it is to be answered.
 
     Args:
         in_order: an answer waits for those of earlier requests of its level.
@@ -16,45 +19,42 @@ class Answers:
 
     def __init__(self, *, in_order: bool) -> None:
         self._in_order = in_order
-        self._lines: dict[int, OrderedDict[Pending, Answer | Exception | None]] = {}
+        self._lines: dict[int, _Line] = {}
 
     def expect(self, pending: Pending) -> None:
         """A request was taken."""
         if self._in_order:
             self._lines.setdefault(pending.level, OrderedDict())[pending] = None
 
-    def give(self, pending: Pending, answer: Answer | Exception) -> None:
-        """An answer is there."""
+    def in_turn(
+        self, outcomes: Sequence[tuple[Pending, Outcome]]
+    ) -> Sequence[tuple[Pending, Outcome]]:
+        """What can go out, now that these are there."""
         if not self._in_order:
-            _hand_over(pending, answer)
-            return
-        line = self._lines[pending.level]
-        if pending in line:
-            line[pending] = answer
-            self._hand_over_first(line)
+            return outcomes
+        ready: list[tuple[Pending, Outcome]] = []
+        for pending, outcome in outcomes:
+            line = self._lines[pending.level]
+            if pending in line:
+                line[pending] = outcome
+                ready += _first_of(line)
+        return ready
 
-    def forget(self, pending: Pending) -> None:
-        """Its caller has what there is, or went away: nobody waits for it."""
-        if not self._in_order:
-            return
+    def forget(self, pending: Pending) -> Sequence[tuple[Pending, Outcome]]:
+        """What can go out, now that nobody waits for this one."""
         line = self._lines.get(pending.level)
-        if line is not None and line.pop(pending, self) is not self:
-            self._hand_over_first(line)
-
-    @staticmethod
-    def _hand_over_first(line: OrderedDict[Pending, Answer | Exception | None]) -> None:
-        while line:
-            pending, answer = next(iter(line.items()))
-            if answer is None:
-                return
-            del line[pending]
-            _hand_over(pending, answer)
+        if line is None or line.pop(pending, self) is self:
+            return ()
+        return _first_of(line)
 
 
-def _hand_over(pending: Pending, answer: Answer | Exception) -> None:
-    if pending.answer.done():
-        return  # cancelled or too late while it ran
-    if isinstance(answer, Exception):
-        pending.answer.set_exception(answer)
-    else:
-        pending.answer.set_result(answer)
+def _first_of(line: _Line) -> list[tuple[Pending, Outcome]]:
+    """Takes out those that nothing stands before."""
+    ready = []
+    while line:
+        pending, outcome = next(iter(line.items()))
+        if outcome is None:
+            break
+        del line[pending]
+        ready.append((pending, outcome))
+    return ready

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -24,61 +23,89 @@ class Answer(NamedTuple):
     phases: Phases
 
 
-@dataclass(eq=False, slots=True)
+Outcome = Answer | Exception
+Deliver = Callable[[Outcome], None]
+
+
+class Plan(NamedTuple):
+    """What a request means to the batcher; the same for all that differ in their values only.
+
+    Attributes:
+        names: the outputs asked for, sorted.
+        rows: how many it counts.
+        key: says which others it may run with; None: none.
+        elements: of all inputs; a text counts for one, and one more each eight bytes of it.
+        size_bytes: of all inputs.
+    """
+
+    names: tuple[str, ...]
+    rows: int
+    key: object | None
+    elements: int
+    size_bytes: int
+
+
 class Pending:
     """A request from its admission to its answer.
 
     Attributes:
         inputs: by name.
-        outputs: the names asked for, sorted.
-        rows: how many it counts.
-        key: says which others it may run with; None: none.
+        outputs, rows, key, elements, size_bytes: see ``Plan``.
         level: its priority, from 1.
         arrived_ns: on the batcher's clock.
         deadline_s: on the event loop's clock, which is the same one; None: none.
-        answer: what its caller waits for.
-        elements: of all inputs; a text counts for one, and one more each eight bytes of it.
-        size_bytes: of all inputs.
-        taken_ns: when it left the queue for a run; 0: not yet.
+        deliver: called once, with what became of it.
+        is_done: nobody waits any more.
+        begin_by_s: a run that begins later is in vain; None: none is.
+        taken_ns: when its run began; 0: not yet.
         lane: which line of the queue it stands in; None: in none.
         timeout_s: the longest wait in the queue; 0: as long as it takes.
         timers: what fires when it has waited too long.
     """
 
-    inputs: Mapping[str, Array]
-    outputs: tuple[str, ...]
-    rows: int
-    key: object | None
-    level: int
-    arrived_ns: int
-    deadline_s: float | None
-    answer: asyncio.Future[Answer]
-    elements: int = 0
-    size_bytes: int = 0
-    taken_ns: int = 0
-    lane: int | None = None
-    timeout_s: float = 0.0
-    timers: tuple[asyncio.TimerHandle, ...] = ()
+    __slots__ = (
+        "arrived_ns",
+        "begin_by_s",
+        "deadline_s",
+        "deliver",
+        "elements",
+        "inputs",
+        "is_done",
+        "key",
+        "lane",
+        "level",
+        "outputs",
+        "rows",
+        "size_bytes",
+        "taken_ns",
+        "timeout_s",
+        "timers",
+    )
 
-    def __post_init__(self) -> None:
-        for array in self.inputs.values():
-            self.elements += array.size
-            self.size_bytes += array.nbytes
-            if array.dtype.hasobject:  # pointers; the text lies elsewhere
-                text_bytes = sum(len(element) for element in array.ravel().tolist())
-                self.size_bytes += text_bytes
-                self.elements += text_bytes // _TEXT_BYTES_AN_ELEMENT  # a long text takes longer
+    def __init__(
+        self,
+        inputs: Mapping[str, Array],
+        plan: Plan,
+        level: int,
+        arrived_ns: int,
+        deadline_s: float | None,
+        deliver: Deliver,
+    ) -> None:
+        self.inputs = inputs
+        self.outputs, self.rows, self.key, self.elements, self.size_bytes = plan
+        self.level = level
+        self.arrived_ns = arrived_ns
+        self.deadline_s = self.begin_by_s = deadline_s
+        self.deliver = deliver
+        self.is_done = False
+        self.taken_ns = 0
+        self.lane: int | None = None
+        self.timeout_s = 0.0
+        self.timers: tuple[asyncio.TimerHandle, ...] = ()
 
     def is_wanted(self, now_s: float) -> bool:
-        """Whether somebody still waits for the answer."""
-        if self.deadline_s is not None and now_s >= self.deadline_s:
-            return False
-        return not self.answer.done()
-
-    def fail(self, error: Exception) -> None:
-        """Answers with an error, unless the caller has gone."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
+        """Whether somebody still waits, and a run that begins now can answer in time."""
+        return not self.is_done and (self.begin_by_s is None or now_s < self.begin_by_s)
 
     def stop_timers(self) -> None:
         """Nothing fires any more."""
@@ -87,19 +114,40 @@ class Pending:
         self.timers = ()
 
 
-def join_key(inputs: Mapping[str, Array], names: tuple[str, ...]) -> object:
-    """The same for requests whose rows may run together: like inputs, the same outputs.
+def plan_of(inputs: Mapping[str, Array], outputs: Sequence[str], max_rows: int) -> Plan:
+    """What a request means to a batcher.
 
     Args:
-        inputs: by name, rows first.
-        names: the outputs asked for, sorted.
+        inputs: by name.
+        outputs: the names asked for; none twice.
+        max_rows: of a joined run; 0: nothing is joined, and what counts is the request.
     """
-    if len(inputs) == 1:
-        [(name, array)] = inputs.items()
-        return names, name, array.shape[1:], array.dtype
-    return names, tuple(sorted((n, a.shape[1:], a.dtype.str) for n, a in inputs.items()))
+    names = tuple(sorted(outputs))
+    elements, size_bytes = _sizes(inputs)
+    if not max_rows:
+        return Plan(names, 1, None, elements, size_bytes)
+    rows = next(iter(inputs.values())).shape[0]
+    key = _join_key(inputs, names) if 0 < rows < max_rows else None
+    return Plan(names, rows, key, elements, size_bytes)
 
 
 def total_elements(batch: Sequence[Pending]) -> int:
     """Of all inputs of all requests."""
     return sum(pending.elements for pending in batch)
+
+
+def _join_key(inputs: Mapping[str, Array], names: tuple[str, ...]) -> object:
+    """The same for requests whose rows may run together: like inputs, the same outputs."""
+    return names, tuple(sorted((n, a.shape[1:], a.dtype.str) for n, a in inputs.items()))
+
+
+def _sizes(inputs: Mapping[str, Array]) -> tuple[int, int]:
+    elements = size_bytes = 0
+    for array in inputs.values():
+        elements += array.size
+        size_bytes += array.nbytes
+        if array.dtype.hasobject:  # pointers; the text lies elsewhere
+            text_bytes = sum(len(element) for element in array.ravel().tolist())
+            size_bytes += text_bytes
+            elements += text_bytes // _TEXT_BYTES_AN_ELEMENT  # a long text takes longer
+    return elements, size_bytes

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hlserve.errors import QueueFullError
 from hlserve.serving.batching.pending import Pending
 from hlserve.serving.batching_config import BatchingConfig
-
-# Ordered dictionaries: the first is found, and any one leaves, in O(1).
-_Line = OrderedDict[Pending, None]
 
 
 class Ahead(NamedTuple):
@@ -35,7 +31,7 @@ class RequestQueue:
         self._config = config
         self._label = label
         # Two lanes a level: those in time, then those that a DELAY policy moved back.
-        self._lanes = [_Lane() for _ in range(2 * max(1, config.priority_levels))]
+        self._lanes = [_Lane(index) for index in range(2 * max(1, config.priority_levels))]
         self._rows_by_key: dict[object, int] = {}
         self._count = 0
         self._rows = 0
@@ -56,12 +52,13 @@ class RequestQueue:
         """
         if self._count:
             self._check_room(pending)
-        self._stand_in(2 * pending.level - 2, pending)
+        self._lanes[2 * pending.level - 2].add(pending)
         self._count += 1
         self._rows += pending.rows
         self._size_bytes += pending.size_bytes
-        if pending.key is not None:
-            self._rows_by_key[pending.key] = self._rows_by_key.get(pending.key, 0) + pending.rows
+        key = pending.key
+        if key is not None:
+            self._rows_by_key[key] = self._rows_by_key.get(key, 0) + pending.rows
 
     def remove(self, pending: Pending) -> None:
         """Lets one go, if it is here."""
@@ -71,27 +68,29 @@ class RequestQueue:
         self._count -= 1
         self._rows -= pending.rows
         self._size_bytes -= pending.size_bytes
-        if pending.key is not None:
-            rows = self._rows_by_key[pending.key] - pending.rows
+        key = pending.key
+        if key is not None:
+            rows = self._rows_by_key[key] - pending.rows
             if rows:
-                self._rows_by_key[pending.key] = rows
+                self._rows_by_key[key] = rows
             else:  # shapes that come no more must not stay
-                del self._rows_by_key[pending.key]
+                del self._rows_by_key[key]
+                for lane in self._lanes:
+                    lane.forget(key)
 
     def delay(self, pending: Pending) -> None:
         """Moves one behind all others of its level."""
         if pending.lane is not None:
             self._lanes[pending.lane].remove(pending)
-            self._stand_in(2 * pending.level - 1, pending)
+            self._lanes[2 * pending.level - 1].add(pending)
 
     def ahead(self, level: int) -> Ahead:
         """What waits in this level and the higher ones; the delayed of this level come later."""
-        if level == 1:  # nearly always
-            lane = self._lanes[0]
-            return Ahead(len(lane.line), lane.rows, lane.elements)
         lanes = self._lanes[: 2 * level - 1]
+        if len(lanes) == 1:  # nearly always
+            return Ahead(lanes[0].count, lanes[0].rows, lanes[0].elements)
         return Ahead(
-            requests=sum(len(lane.line) for lane in lanes),
+            requests=sum(lane.count for lane in lanes),
             rows=sum(lane.rows for lane in lanes),
             elements=sum(lane.elements for lane in lanes),
         )
@@ -105,8 +104,7 @@ class RequestQueue:
     def first(self, is_wanted: Callable[[Pending], bool]) -> Pending | None:
         """Whose turn it is; those that nobody wants any more leave."""
         for lane in self._lanes:
-            while lane.line:
-                pending = next(iter(lane.line))
+            while (pending := lane.first()) is not None:
                 if is_wanted(pending):
                     return pending
                 self.remove(pending)
@@ -119,10 +117,8 @@ class RequestQueue:
         if first.key is None:
             return batch
         for lane in self._lanes:
-            line = lane.by_key.get(first.key)
-            while line:
-                pending = next(iter(line))
-                wanted = is_wanted(pending)
+            while (pending := lane.first_like(first.key)) is not None:
+                wanted = pending.deadline_s is None or is_wanted(pending)
                 if wanted and rows + pending.rows > self._config.max_rows:
                     return batch
                 self.remove(pending)
@@ -130,10 +126,6 @@ class RequestQueue:
                     batch.append(pending)
                     rows += pending.rows
         return batch
-
-    def _stand_in(self, lane: int, pending: Pending) -> None:
-        pending.lane = lane
-        self._lanes[lane].add(pending)
 
     def _check_room(self, pending: Pending) -> None:
         if self._rows + pending.rows > self._config.max_queue_rows:
@@ -146,7 +138,7 @@ class RequestQueue:
         if not limit:
             return
         lanes = self._lanes[2 * pending.level - 2 : 2 * pending.level]
-        requests = sum(len(lane.line) for lane in lanes)
+        requests = sum(lane.count for lane in lanes)
         if requests + 1 > limit:
             raise self._full(f"{requests} requests of this priority wait", 1, limit)
 
@@ -157,33 +149,54 @@ class RequestQueue:
         )
 
 
-@dataclass(eq=False, slots=True)
 class _Lane:
-    """One line, with its requests also by what may run together."""
+    """One line, with its requests also by what may run together.
 
-    line: _Line = field(default_factory=OrderedDict)
-    by_key: dict[object, _Line] = field(default_factory=dict)
-    rows: int = 0
-    elements: int = 0
+    Who leaves from the middle stays in the deques until it comes to the front: its ``lane`` tells.
+    """
+
+    __slots__ = ("_by_key", "_index", "_line", "count", "elements", "rows")
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._line: deque[Pending] = deque()
+        self._by_key: dict[object, deque[Pending]] = {}
+        self.count = self.rows = self.elements = 0
 
     def add(self, pending: Pending) -> None:
-        self.line[pending] = None
+        pending.lane = self._index
+        self.count += 1
         self.rows += pending.rows
         self.elements += pending.elements
+        self._line.append(pending)
         if pending.key is not None:
-            line = self.by_key.get(pending.key)
+            line = self._by_key.get(pending.key)
             if line is None:
-                line = self.by_key[pending.key] = OrderedDict()
-            line[pending] = None
+                line = self._by_key[pending.key] = deque()
+            line.append(pending)
 
     def remove(self, pending: Pending) -> None:
         pending.lane = None
-        del self.line[pending]
+        self.count -= 1
         self.rows -= pending.rows
         self.elements -= pending.elements
-        if pending.key is None:
-            return
-        line = self.by_key[pending.key]
-        del line[pending]
-        if not line:  # shapes that come no more must not stay
-            del self.by_key[pending.key]
+        if not self.count:  # nothing of those that left may stay
+            self._line.clear()
+
+    def forget(self, key: object) -> None:
+        """Nobody with this key waits any more."""
+        self._by_key.pop(key, None)
+
+    def first(self) -> Pending | None:
+        return self._front(self._line)
+
+    def first_like(self, key: object) -> Pending | None:
+        line = self._by_key.get(key)
+        return None if line is None else self._front(line)
+
+    def _front(self, line: deque[Pending]) -> Pending | None:
+        while line:
+            if line[0].lane == self._index:
+                return line[0]
+            line.popleft()
+        return None

@@ -51,15 +51,6 @@ class BatchResult:
     ended_ns: int = 0
 
 
-@dataclass(eq=False, slots=True)
-class InFlight:
-    """A batch that a worker runs; until when is a guess."""
-
-    batch: list[Pending]
-    begun_s: float
-    until_s: float
-
-
 class BatchRun:
     """Runs batches of one model; safe from several threads at once where ``run`` is.
 
@@ -80,27 +71,35 @@ class BatchRun:
         Never raises: an error that reached nobody would leave its callers waiting.
         """
         result = BatchResult(started_ns=self._clock_ns())
+        now_s = result.started_ns / 1e9
         if len(batch) == 1:
             result.answers.append(self._alone(batch[0], result, result.started_ns))
             result.ended_ns = self._clock_ns()
             return result
-        wanted = [pending for pending in batch if pending.is_wanted(result.started_ns / 1e9)]
+        wanted = [
+            pending
+            for pending in batch
+            if not pending.is_done and (pending.begin_by_s is None or now_s < pending.begin_by_s)
+        ]
         joined = self._joined(wanted, result) if len(wanted) > 1 else None
         if joined is None:
             result.answers = [self._alone(p, result, self._clock_ns()) for p in batch]
         else:
-            by_request = dict(zip(wanted, joined, strict=True))
             execution = result.executions[-1]
-            result.answers = [
-                (by_request[pending], execution) if pending in by_request else None
-                for pending in batch
-            ]
+            answers = iter([(outputs, execution) for outputs in joined])
+            if len(wanted) == len(batch):
+                result.answers = list(answers)
+            else:
+                kept = set(wanted)
+                result.answers = [next(answers) if p in kept else None for p in batch]
         result.ended_ns = self._clock_ns()
         return result
 
     def _joined(self, batch: Sequence[Pending], result: BatchResult) -> list[Outputs] | None:
         """Each request's outputs from one run; None: they cannot be had that way."""
         begun_ns = self._clock_ns()
+        for pending in batch:
+            pending.taken_ns = begun_ns
         try:
             names = batch[0].inputs
             inputs = {name: np.concatenate([p.inputs[name] for p in batch]) for name in names}
@@ -131,6 +130,7 @@ class BatchRun:
     ) -> tuple[Outputs, Execution] | Exception | None:
         if not pending.is_wanted(begun_ns / 1e9):
             return None
+        pending.taken_ns = pending.taken_ns or begun_ns
         try:
             outputs = self._run(pending.inputs, pending.outputs)
         except Exception as error:  # handed to the caller, who raises it
@@ -146,7 +146,8 @@ def _split(outputs: Outputs, rows: Sequence[int]) -> list[Outputs] | None:
     ends = np.cumsum(rows).tolist()
     if any(array.ndim == 0 or array.shape[0] != ends[-1] for array in outputs.values()):
         return None
-    return [
-        {name: array[start:end] for name, array in outputs.items()}
-        for start, end in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    places = zip([0, *ends[:-1]], ends, strict=True)
+    if len(outputs) == 1:  # nearly always; an inner loop would be a call for each request
+        [(name, array)] = outputs.items()
+        return [{name: array[start:end]} for start, end in places]
+    return [{name: array[start:end] for name, array in outputs.items()} for start, end in places]

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
-_Result = TypeVar("_Result")
+_LOG = logging.getLogger(__name__)
+
+
+class Job:
+    """Work for a thread, and perhaps one more that the same thread goes on with at once.
+
+    Args:
+        work: done in the thread.
+        done: called on the loop with what ``work`` gave; None: the threads ended before it.
+    """
+
+    __slots__ = ("_following", "done", "work")
+
+    def __init__(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self.work = work
+        self.done = done
+        self._following: deque[Job] = deque()
+
+    def lay(self, job: Job) -> None:
+        """Puts a job behind this one; called on the loop, once."""
+        self._following.append(job)
+
+    def take(self) -> Job | None:
+        """The job behind this one, which whoever asks first gets: the thread, or the loop."""
+        try:
+            return self._following.popleft()  # atomic
+        except IndexError:
+            return None
 
 
 class RunThreads:
@@ -31,6 +59,11 @@ class RunThreads:
         self._free = threads
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether somebody waits for threads that others have."""
+        return bool(self._waiting)
+
     def request(self, cost: int, start: Callable[[], None]) -> None:
         """Calls ``start`` once ``cost`` threads are its own, at once where they are free now."""
         self._waiting.append((min(cost, self.threads), start))
@@ -41,23 +74,18 @@ class RunThreads:
         self._free += min(cost, self.threads)
         self._grant()
 
-    def run(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        work: Callable[[], _Result],
-        done: Callable[[_Result | None], None],
-    ) -> None:
-        """Does ``work`` in a thread, then calls ``done`` on the loop.
+    def run(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
+        """Does a job in a thread, then the one that was laid behind it, and so on.
 
-        In one step: an asyncio future would take a second turn of a loop that may be busy, and the
-        thread would idle meanwhile. ``done`` gets None where the threads ended before the work.
+        Each is reported in one step: an asyncio future would take a second turn of a loop that may
+        be busy.
         """
         try:
-            future = self.executor.submit(work)
+            future = self.executor.submit(_work, loop, job)
         except RuntimeError:  # shut down: the drain took too long
-            loop.call_soon(done, None)
+            loop.call_soon(job.done, None)
             return
-        future.add_done_callback(partial(_report, loop, done))
+        future.add_done_callback(partial(_tell_if_lost, loop, job))
 
     def shutdown(self, *, wait: bool) -> None:
         """Ends the threads; what has not begun never will."""
@@ -70,11 +98,25 @@ class RunThreads:
             start()
 
 
-def _report(
-    loop: asyncio.AbstractEventLoop,
-    done: Callable[[_Result | None], None],
-    future: Future[_Result],
-) -> None:
-    is_lost = future.cancelled() or future.exception() is not None
+def _work(loop: asyncio.AbstractEventLoop, first: Job) -> None:
+    job: Job | None = first
+    while job is not None:
+        try:
+            result = job.work()
+        except Exception:
+            _LOG.exception("a run failed outside of the model")
+            _report(loop, job, None)
+            return
+        following = job.take()  # before the loop hears of it: it asks the same
+        _report(loop, job, result)
+        job = following
+
+
+def _report(loop: asyncio.AbstractEventLoop, job: Job, result: Any) -> None:
     with suppress(RuntimeError):  # the loop has ended: nobody waits
-        loop.call_soon_threadsafe(done, None if is_lost else future.result())
+        loop.call_soon_threadsafe(job.done, result)
+
+
+def _tell_if_lost(loop: asyncio.AbstractEventLoop, job: Job, future: Future[None]) -> None:
+    if future.cancelled():
+        _report(loop, job, None)
