@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hlserve.serving.statistics import Phases
 
 
-@dataclass(slots=True)
 class CallRecord:
     """Filled in by whoever knows; a stage reads it when the call has ended.
 
@@ -23,6 +20,9 @@ class CallRecord:
         answered_ns: when its answer was there, nanoseconds since the epoch; 0: it was not.
         trace_id: 32 hexadecimal digits; empty: the call belongs to no trace.
     """
+
+    # Defaults of the class, and no constructor: one is made for every call, and few of its facts
+    # are written.
 
     model: str = ""
     version: str = ""

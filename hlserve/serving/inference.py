@@ -16,6 +16,10 @@ from hlserve.serving.uses import Uses
 DeliverResponse = Callable[[InferResponse | Exception], None]
 
 
+def _ignore(_response: InferResponse | Exception) -> None:
+    """Nobody is told twice."""
+
+
 class Inference:
     """A request from when it is taken until its answer is delivered.
 
@@ -66,15 +70,16 @@ class Inference:
 
     def _ended(self, outcome: Outcome) -> None:
         self._end_uses()
+        deliver, self._deliver = self._deliver, _ignore  # leaves no cycle
+        response: InferResponse | Exception
         if isinstance(outcome, Exception):
-            self._deliver(self._labelled(outcome))
-            return
-        try:
-            response = self._response(outcome)
-        except Exception as error:
-            self._deliver(error)
-            return
-        self._deliver(response)
+            response = self._labelled(outcome)
+        else:
+            try:
+                response = self._response(outcome)
+            except Exception as error:
+                response = error
+        deliver(response)
 
     def _end_uses(self) -> None:
         self._model.uses.end()

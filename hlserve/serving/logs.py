@@ -19,7 +19,8 @@ from typing import Any, TextIO
 from hlserve.errors import HlserveError
 from hlserve.serving.observing import LogConfig
 from hlserve.serving.transports.calls import CallContext
-from hlserve.serving.transports.status import INTERNAL, outcome_of
+from hlserve.serving.transports.stage import Stage
+from hlserve.serving.transports.status import CANCELLED, INTERNAL, outcome_of
 
 # Lines of one kind within a second; what comes beyond is counted, and told by the next line.
 LINES_A_SECOND = 5
@@ -28,6 +29,8 @@ MAX_MESSAGE_CHARS = 2000
 
 _ACCESS = logging.getLogger("hlserve.access")
 _REFUSALS = logging.getLogger("hlserve.refusals")
+# Told elsewhere: the transport logs what went wrong here, and a caller that leaves is no news.
+_NOT_REFUSED = (INTERNAL, CANCELLED)
 
 # Who logs on behalf of a call, and so as often as clients like. What is logged once a model, at its
 # loading, is never held back.
@@ -65,7 +68,7 @@ class StderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-class CallLog:
+class CallLog(Stage):
     """A stage that logs refused calls, and with ``access`` every call.
 
     Args:
@@ -75,20 +78,16 @@ class CallLog:
     def __init__(self, *, access: bool) -> None:
         self._access = access
 
-    def begin(self, context: CallContext) -> float:
-        """When it began."""
-        return time.perf_counter()
-
     def end(self, context: CallContext, begun: object, error: BaseException | None) -> None:
         """Writes what there is to write."""
         if error is None and not self._access:
             return
         status = outcome_of(error)
         if self._access:
-            assert isinstance(begun, float)
-            fields = _fields(context, status, time.perf_counter() - begun)
+            took_s = (time.monotonic_ns() - context.arrived_ns) / 1e9
+            fields = _fields(context, status, took_s)
             _ACCESS.info("call", extra={"fields": fields})
-        if isinstance(error, HlserveError) and status != INTERNAL:  # the transport logs those
+        if isinstance(error, HlserveError) and status not in _NOT_REFUSED:
             _REFUSALS.info(
                 "%s refused, %s: %s",
                 *(context.rpc.path, status, error),

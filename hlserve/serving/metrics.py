@@ -22,6 +22,7 @@ from hlserve.errors import UnavailableError
 from hlserve.serving.host import CpuClock
 from hlserve.serving.snapshot import Snapshot
 from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.stage import Stage
 from hlserve.serving.transports.status import outcome_of
 
 PATH = "/metrics"
@@ -34,14 +35,11 @@ _CLOSE_WITHIN_S = 0.25  # how often the thread looks whether it shall end
 _LOG = logging.getLogger(__name__)
 
 
-class CallCounter:
+class CallCounter(Stage):
     """A stage that counts calls by service, method and status; the outermost sees every refusal."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str, str]] = Counter()
-
-    def begin(self, context: CallContext) -> None:
-        """Nothing."""
 
     def end(self, context: CallContext, begun: object, error: BaseException | None) -> None:
         """Counts one."""

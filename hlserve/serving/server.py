@@ -30,8 +30,9 @@ from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.admission import Admission
 from hlserve.serving.transports.authorization import Authorization
 from hlserve.serving.transports.calls import Calls
-from hlserve.serving.transports.entry import Answering, Entry, Stage
+from hlserve.serving.transports.entry import Answering, Entry
 from hlserve.serving.transports.everywhere import EverywhereCalls
+from hlserve.serving.transports.stage import Stage
 from hlserve.serving.worker import Worker
 
 if TYPE_CHECKING:

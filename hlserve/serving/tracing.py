@@ -19,6 +19,7 @@ from hlserve.serving.observing import TracingConfig
 from hlserve.serving.settings import ServerSettings, TraceSettings
 from hlserve.serving.statistics import Phases
 from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.stage import Stage
 from hlserve.serving.transports.status import STATUS_NUMBERS, outcome_of
 
 try:
@@ -45,7 +46,7 @@ _MAX_TEXT_CHARS = 200
 _FLUSH_TIMEOUT_S = 2.0
 
 
-class Tracing:
+class Tracing(Stage):
     """A stage that makes a span of every call that its settings choose.
 
     A span is made when its call has ended: only then is the model known, whose settings hold.

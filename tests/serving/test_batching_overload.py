@@ -69,7 +69,7 @@ class VirtualThreads(RunThreads):
         following = job.take()
         if following is not None:
             self.run(self._loop, following)
-        job.done(result)
+        job.done(job, result)
 
 
 def steady(rng: np.random.Generator) -> Iterator[float]:

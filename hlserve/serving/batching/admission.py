@@ -96,9 +96,10 @@ class Admission:
             return
         if not running_until_s:
             self._times.relax()
+        rows = self._queue.ahead(pending.level).rows + rows_ready
         raise DeadlineExceededError(
             f"{self._label}: the request cannot be answered in time: "
-            f"{self._queue.ahead(pending.level).rows + rows_ready} rows wait, about {wait_s * 1000:.1f} ms, "
+            f"{rows} rows wait, about {wait_s * 1000:.1f} ms, "
             f"{max(0.0, left_s) * 1000:.1f} ms left"
         )
 

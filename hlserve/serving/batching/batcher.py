@@ -42,6 +42,10 @@ _GIVES_UP_EARLY_S = 0.010
 _MAX_PLANS = 512
 
 
+def _ignore(_outcome: Outcome) -> None:
+    """Nobody is told twice."""
+
+
 class DynamicBatcher:
     """Joins requests to one model.
 
@@ -271,8 +275,12 @@ class DynamicBatcher:
         self._statistics.pending -= len(ended)
         self._count(ended, now_ns)
         for pending, outcome in ended:
+            deliver, pending.deliver = (
+                pending.deliver,
+                _ignore,
+            )  # leaves no cycle
             try:
-                pending.deliver(outcome)
+                deliver(outcome)
             except Exception:  # a fault of its caller must not cost the others their answers
                 _LOG.exception("%s: an answer could not be delivered", self._label)
 

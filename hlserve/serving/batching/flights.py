@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 from hlserve.serving.batching.pending import Pending
+from hlserve.serving.batching.run import BatchResult, BatchRun
 from hlserve.serving.batching.run_threads import Job
 
 
-@dataclass(eq=False, slots=True)
-class InFlight:
+class InFlight(Job):
     """A batch that a worker runs, or will without asking the loop.
 
-    Attributes:
+    Args:
         batch: its requests.
+        runner: runs them.
+        done: called on the loop, with this and what became of the batch.
         begun_s: when it was given to the thread; of one that lies behind another, when that ended.
+        usual_s: what such a batch takes.
+
+    Attributes:
         until_s: when it ends; a guess.
-        job: what the thread does.
         following: the batch that its thread goes on with; None: none yet.
     """
 
-    batch: list[Pending]
-    begun_s: float
-    until_s: float
-    job: Job
-    following: InFlight | None = None
+    __slots__ = ("batch", "begun_s", "following", "until_s")
+
+    def __init__(
+        self,
+        batch: list[Pending],
+        runner: BatchRun,
+        done: Callable[[InFlight, BatchResult | None], None],
+        *,
+        begun_s: float,
+        usual_s: float,
+    ) -> None:
+        super().__init__(partial(runner, batch), done)
+        self.batch = batch
+        self.begun_s = begun_s
+        self.until_s = begun_s + usual_s
+        self.following: InFlight | None = None
 
     @property
     def thread_free_s(self) -> float:
         """When its thread can take another batch; a guess."""
         return self.until_s if self.following is None else self.following.until_s
+
+    def begin_at(self, now_s: float) -> None:
+        """The one before it ended."""
+        self.until_s += now_s - self.begun_s
+        self.begun_s = now_s

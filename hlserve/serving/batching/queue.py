@@ -32,6 +32,8 @@ class RequestQueue:
         self._label = label
         # Two lanes a level: those in time, then those that a DELAY policy moved back.
         self._lanes = [_Lane(index) for index in range(2 * max(1, config.priority_levels))]
+        policies = (config.queue_policy, *config.priority_queue_policies.values())
+        self._limits_requests = any(policy.max_queue_size for policy in policies)
         self._rows_by_key: dict[object, int] = {}
         self._count = 0
         self._rows = 0
@@ -134,6 +136,8 @@ class RequestQueue:
         if self._size_bytes + pending.size_bytes > self._config.max_queue_bytes:
             waiting = f"{self._size_bytes} bytes wait"
             raise self._full(waiting, pending.size_bytes, self._config.max_queue_bytes)
+        if not self._limits_requests:
+            return
         limit = self._config.policy(pending.level).max_queue_size
         if not limit:
             return

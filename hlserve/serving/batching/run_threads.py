@@ -19,12 +19,13 @@ class Job:
 
     Args:
         work: done in the thread.
-        done: called on the loop with what ``work`` gave; None: the threads ended before it.
+        done: called on the loop with the job and what ``work`` gave; None: the threads ended
+            before it.
     """
 
     __slots__ = ("_following", "done", "work")
 
-    def __init__(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def __init__(self, work: Callable[[], Any], done: Callable[[Any, Any], None]) -> None:
         self.work = work
         self.done = done
         self._following: deque[Job] = deque()
@@ -83,7 +84,7 @@ class RunThreads:
         try:
             future = self.executor.submit(_work, loop, job)
         except RuntimeError:  # shut down: the drain took too long
-            loop.call_soon(job.done, None)
+            loop.call_soon(job.done, job, None)
             return
         future.add_done_callback(partial(_tell_if_lost, loop, job))
 
@@ -114,7 +115,7 @@ def _work(loop: asyncio.AbstractEventLoop, first: Job) -> None:
 
 def _report(loop: asyncio.AbstractEventLoop, job: Job, result: Any) -> None:
     with suppress(RuntimeError):  # the loop has ended: nobody waits
-        loop.call_soon_threadsafe(job.done, result)
+        loop.call_soon_threadsafe(job.done, job, result)
 
 
 def _tell_if_lost(loop: asyncio.AbstractEventLoop, job: Job, future: Future[None]) -> None:

@@ -18,7 +18,7 @@ from hlserve.serving.batching.flights import InFlight
 from hlserve.serving.batching.pending import Pending, total_elements
 from hlserve.serving.batching.queue import RequestQueue
 from hlserve.serving.batching.run import BatchResult, BatchRun
-from hlserve.serving.batching.run_threads import Job, RunThreads
+from hlserve.serving.batching.run_threads import RunThreads
 from hlserve.serving.batching.waits import Fail, Waits
 from hlserve.serving.batching_config import BatchingConfig
 
@@ -210,7 +210,7 @@ class Runs:
             return
         run = self._flight(loop, self._take(first, now_ns), now_ns / 1e9)
         self._in_flight.append(run)
-        self._threads.run(loop, run.job)
+        self._threads.run(loop, run)
         self._lay_behind()
         if len(self._queue) and self._busy < self._instances:
             self._go_soon(loop)
@@ -219,9 +219,8 @@ class Runs:
         self, loop: asyncio.AbstractEventLoop, batch: list[Pending], begins_s: float
     ) -> InFlight:
         usual_s = self._times.expected(total_elements(batch)).mean_s + self._times.overhead_s
-        job = Job(partial(self._runner, batch), lambda result: self._finish(loop, run, result))
-        run = InFlight(batch, begins_s, begins_s + usual_s, job)
-        return run
+        done = partial(self._finish, loop)
+        return InFlight(batch, self._runner, done, begun_s=begins_s, usual_s=usual_s)
 
     def _lay_behind(self) -> None:
         """Lays the next batch behind a run, if it is final: nothing may join or overtake it."""
@@ -244,7 +243,7 @@ class Runs:
         loop = asyncio.get_running_loop()
         run = min(free, key=lambda run: run.until_s)
         run.following = self._flight(loop, batch, max(run.until_s, now_ns / 1e9))
-        run.job.lay(run.following.job)
+        run.lay(run.following)
 
     def _finish(
         self, loop: asyncio.AbstractEventLoop, run: InFlight, result: BatchResult | None
@@ -269,17 +268,16 @@ class Runs:
         """The thread has gone on with what lay behind, or ended just before it was laid."""
         following = run.following
         assert following is not None
-        following.until_s += ended_s - following.begun_s
-        following.begun_s = ended_s
+        following.begin_at(ended_s)
         self._in_flight.append(following)
-        if run.job.take() is not None:
-            self._threads.run(loop, following.job)
+        if run.take() is not None:
+            self._threads.run(loop, following)
         self._lay_behind()
 
     def _give_up(self, loop: asyncio.AbstractEventLoop, run: InFlight) -> None:
         lost = list(run.batch)
         if run.following is not None:
-            run.job.take()
+            run.take()
             lost += run.following.batch
         self._free_thread()
         for pending in lost:

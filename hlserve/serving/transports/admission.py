@@ -5,9 +5,10 @@ from __future__ import annotations
 from hlserve.errors import TooManyRequestsError
 from hlserve.serving.limits import LimitsConfig
 from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.stage import Stage
 
 
-class Admission:
+class Admission(Stage):
     """A stage that counts calls and the bytes of their requests.
 
     Args:

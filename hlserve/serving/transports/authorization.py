@@ -5,12 +5,13 @@ from __future__ import annotations
 from hlserve.errors import PermissionDeniedError, UnauthenticatedError
 from hlserve.serving.keys import ALL_GROUPS, ApiKeys
 from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.stage import Stage
 
 _BEARER = "bearer "
 _HOW = "send it as the header 'authorization: Bearer KEY' or 'x-api-key: KEY'"
 
 
-class Authorization:
+class Authorization(Stage):
     """A stage that asks for a key.
 
     Args:
@@ -41,9 +42,6 @@ class Authorization:
             raise PermissionDeniedError(
                 f"{context.rpc.path}: the API key is not for the group {group!r}"
             )
-
-    def end(self, context: CallContext, begun: object, error: BaseException | None) -> None:
-        """Nothing is held."""
 
 
 def _key(context: CallContext) -> str:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -51,7 +51,7 @@ _FINAL_RESPONSE = "triton_final_response"
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every call, and that costs three times as much
 class CallContext:
     """What a transport knows of a call beside its message.
 
@@ -61,6 +61,7 @@ class CallContext:
         metadata: the client's headers, names in lower case; binary ones are left out.
         peer: where the call comes from, for the log.
         record: what becomes known of the call while it is answered.
+        arrived_ns: when it came, by ``time.monotonic_ns``.
     """
 
     rpc: Rpc
@@ -68,12 +69,23 @@ class CallContext:
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
     record: CallRecord = field(default_factory=CallRecord)
+    arrived_ns: int = field(default_factory=time.monotonic_ns)
 
 
 UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]
 StreamCall = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Message]]
 EncodeAnswer = Callable[[InferResponse], bytes]
-InferCall = Callable[[InferRequest, CallContext], Awaitable[bytes]]
+DeliverBytes = Callable[[bytes | Exception], None]
+
+
+class Cancellable(Protocol):
+    """A call that was begun."""
+
+    def cancel(self) -> None:
+        """Its caller went away; without effect where it has its answer."""
+
+
+InferCall = Callable[[InferRequest, CallContext, DeliverBytes], Cancellable]
 
 Encoded = TypeVar("Encoded")
 Asked = TypeVar("Asked", bound=Message)
@@ -92,6 +104,36 @@ def parse(rpc: Rpc, data: bytes) -> Message:
         raise InvalidRequestError(
             f"the request is not a valid {rpc.request} ({len(data)} bytes)"
         ) from error
+
+
+def _encoded(
+    record: CallRecord, answer: InferResponse, encode: Callable[[InferResponse], Encoded]
+) -> Encoded:
+    """An answer's message, noted and timed."""
+    record.version, record.phases = answer.model_version, answer.phases
+    record.rows += answer.rows
+    record.answered_ns = time.time_ns()
+    started_ns = time.perf_counter_ns()
+    encoded = encode(answer)
+    answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
+    return encoded
+
+
+def _deliver_encoded(
+    record: CallRecord,
+    encode: EncodeAnswer,
+    deliver: DeliverBytes,
+    outcome: InferResponse | Exception,
+) -> None:
+    answer: bytes | Exception
+    if isinstance(outcome, Exception):
+        answer = outcome
+    else:
+        try:
+            answer = _encoded(record, outcome, encode)
+        except Exception as error:
+            answer = error
+    deliver(answer)
 
 
 class Calls:
@@ -184,32 +226,24 @@ class Calls:
             max_shared_bytes=self._max_message_bytes,
         )
         encode = partial(encode_response, places=decoded.places)
-        return await self._answered(decoded.request, record, encode)
+        answer = await self._data_plane.model_infer(decoded.request)
+        return _encoded(record, answer, encode)
 
     def infer(self, encode: EncodeAnswer) -> InferCall:
-        """``model_infer`` for a transport that reads and writes plain requests by itself."""
+        """``model_infer`` for a transport that reads and writes plain requests by itself.
 
-        async def infer(request: InferRequest, context: CallContext) -> bytes:
+        Nothing in it waits: the answer, or an error, is delivered once, perhaps before it returns.
+        """
+        begin_infer = self._data_plane.begin_infer
+
+        def infer(
+            request: InferRequest, context: CallContext, deliver: DeliverBytes
+        ) -> Cancellable:
             record = context.record
             record.asks(request.model_name, request.model_version, request.request_id)
-            return await self._answered(request, record, encode)
+            return begin_infer(request, partial(_deliver_encoded, record, encode, deliver))
 
         return infer
-
-    async def _answered(
-        self,
-        request: InferRequest,
-        record: CallRecord,
-        encode: Callable[[InferResponse], Encoded],
-    ) -> Encoded:
-        answer = await self._data_plane.model_infer(request)
-        record.version, record.phases = answer.model_version, answer.phases
-        record.rows += answer.rows
-        record.answered_ns = time.time_ns()
-        started_ns = time.perf_counter_ns()
-        encoded = encode(answer)
-        answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
-        return encoded
 
     async def model_stream_infer(
         self, requests: AsyncIterator[inference.ModelInferRequest], context: CallContext

@@ -6,40 +6,26 @@ a log line). Each transport takes its calls from ``Entry``, so a stage is writte
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
 from google.protobuf.message import Message
 
 from hlserve.errors import HlserveError
 from hlserve.rpcs import Rpc
+from hlserve.serving.request import InferRequest
 from hlserve.serving.transports.calls import (
     CallContext,
+    Cancellable,
+    DeliverBytes,
     EncodeAnswer,
     InferCall,
     StreamCall,
     UnaryCall,
 )
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-
-
-class Stage(Protocol):
-    """Something done around a call; both methods run on the event loop and do not wait."""
-
-    def begin(self, context: CallContext) -> object:
-        """Before the call.
-
-        Returns:
-            What ``end`` gets back.
-
-        Raises:
-            HlserveError: the call is refused.
-        """
-
-    def end(self, context: CallContext, begun: object, error: BaseException | None) -> None:
-        """After the call, however it ended; not called where ``begin`` raised."""
+from hlserve.serving.transports.stage import Stage
 
 
 class Answering(Protocol):
@@ -65,38 +51,43 @@ class Entry:
 
     def __init__(self, calls: Answering, stages: Sequence[Stage] = ()) -> None:
         self._calls = calls
-        self._stages = tuple(stages)
+        self._stages = _Stages(stages)
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
-        return self._staged(self._calls.unary(rpc))
+        call = self._calls.unary(rpc)
+
+        async def staged(request: Any, context: CallContext) -> Message:
+            with self._stages.around(context):
+                return await call(request, context)
+
+        return staged
 
     def infer(self, encode: EncodeAnswer) -> InferCall:
         """The ModelInfer call for a transport that reads and writes plain requests by itself."""
-        return self._staged(self._calls.infer(encode))
+        call, stages = self._calls.infer(encode), self._stages
 
-    def _staged(
-        self, call: Callable[[Request, CallContext], Awaitable[Response]]
-    ) -> Callable[[Request, CallContext], Awaitable[Response]]:
-        if not self._stages:
-            return call
-
-        async def staged(request: Request, context: CallContext) -> Response:
-            with _Staged(self._stages, context):
-                return await call(request, context)
+        def staged(
+            request: InferRequest, context: CallContext, deliver: DeliverBytes
+        ) -> Cancellable:
+            begun = stages.begin(context)
+            try:
+                tell = partial(stages.end_and_tell, begun, context, deliver)
+                return call(request, context, tell)
+            except BaseException as error:
+                stages.end(begun, context, error)
+                raise
 
         return staged
 
     def stream(self, rpc: Rpc) -> StreamCall:
         """The call for a row that streams, on either side."""
         call = self._calls.stream(rpc)
-        if not self._stages:
-            return call
 
         async def staged(
             requests: AsyncIterator[Any], context: CallContext
         ) -> AsyncIterator[Message]:
-            with _Staged(self._stages, context):
+            with self._stages.around(context):
                 async for response in call(requests, context):
                     yield response
 
@@ -108,29 +99,58 @@ class Entry:
         Raises:
             HlserveError: ``error``, or what a stage has against the call before that.
         """
-        with _Staged(self._stages, context):
+        with self._stages.around(context):
             raise error
 
 
-class _Staged:
-    """Begins the stages in order and ends in reverse those that began."""
+class _Stages:
+    """All stages: they begin in order, and those that began end in reverse."""
 
-    def __init__(self, stages: tuple[Stage, ...], context: CallContext) -> None:
-        self._stages = stages
-        self._context = context
-        self._begun: list[tuple[Stage, object]] = []
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._begins = tuple(
+            None if type(stage).begin is Stage.begin else stage.begin for stage in stages
+        )
+        ends = [None if type(stage).end is Stage.end else stage.end for stage in stages]
+        self._ends = tuple(enumerate(ends))[::-1]
 
-    def __enter__(self) -> None:
+    def begin(self, context: CallContext) -> list[object]:
+        """What each wants back; one that refuses ends those before it."""
+        begun: list[object] = []
         try:
-            for stage in self._stages:
-                self._begun.append((stage, stage.begin(self._context)))
+            for begin in self._begins:
+                begun.append(None if begin is None else begin(context))
         except BaseException as error:
-            self._end(error)
+            self.end(begun, context, error)
             raise
+        return begun
 
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        self._end(error)
+    def end(self, begun: list[object], context: CallContext, error: BaseException | None) -> None:
+        """Ends those that began."""
+        count = len(begun)
+        for index, end in self._ends:
+            if end is not None and index < count:
+                end(context, begun[index], error)
 
-    def _end(self, error: BaseException | None) -> None:
-        for stage, begun in reversed(self._begun):
-            stage.end(self._context, begun, error)
+    def end_and_tell(
+        self,
+        begun: list[object],
+        context: CallContext,
+        deliver: DeliverBytes,
+        outcome: bytes | Exception,
+    ) -> None:
+        """Ends them with what came of the call, and hands that on."""
+        self.end(begun, context, None if isinstance(outcome, bytes) else outcome)
+        deliver(outcome)
+
+    @contextmanager
+    def around(self, context: CallContext) -> Iterator[None]:
+        """Begins, and ends however the call does."""
+        begun = self.begin(context)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self.end(begun, context, error)

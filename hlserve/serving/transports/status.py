@@ -8,6 +8,7 @@ from hlserve import errors
 from hlserve.errors import HlserveError
 
 OK = "OK"
+CANCELLED = "CANCELLED"
 INTERNAL = "INTERNAL"
 INTERNAL_DETAILS = "internal error; the server's log says more"
 
@@ -80,7 +81,7 @@ def outcome_of(error: BaseException | None) -> str:
     if isinstance(error, HlserveError):
         return status_of(error)
     if isinstance(error, asyncio.CancelledError | GeneratorExit):  # the caller went away
-        return "CANCELLED"
+        return CANCELLED
     return INTERNAL
 
 

@@ -30,11 +30,12 @@ from hlserve.serving.listening import Listening
 from hlserve.serving.server import TRANSPORTS
 from hlserve.serving.store import ModelStore
 from hlserve.serving.transports.calls import CallContext, Calls
-from hlserve.serving.transports.entry import Entry, Stage
+from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.grpcio import GrpcioServer
 from hlserve.serving.transports.http2 import Http2Limits, Http2Server, frames
 from hlserve.serving.transports.http2.grpc_framing import framed
 from hlserve.serving.transports.http2.headers import encode
+from hlserve.serving.transports.stage import Stage
 from tests.serving.http2.peer import FIELDS, HELLO, Peer, parse_frames
 from tests.serving.running import RunningServer, running_server
 from tests.serving.test_bad_input import CASES as BAD_REQUESTS

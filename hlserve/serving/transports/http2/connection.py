@@ -20,6 +20,7 @@ from hlserve.serving.transports.http2.streams import HeaderBlock, Listener, Stre
 
 Head = TypeVar("Head")
 
+_HEADERS_FLAGS = frames.END_HEADERS | frames.PADDED | frames.PRIORITY_FLAG
 _REMEMBERED_RESETS = 1024  # streams that we ended: frames already on their way are ignored
 
 
@@ -43,7 +44,7 @@ class Connection(Generic[Head]):
         self._listener = listener
         self._limits = limits
         self._clock = clock
-        self._now_s = clock()  # of the bytes at hand: one look at the clock for all their frames
+        self.now_s = clock()  # of the bytes at hand: one look at the clock for all their frames
         self._decoder = HeaderDecoder(make_head, limits.max_header_bytes)
         self._resets = Allowance(limits.reset_burst, limits.reset_rate_hz)
         self._controls = Allowance(limits.control_burst, limits.control_rate_hz)
@@ -72,7 +73,7 @@ class Connection(Generic[Head]):
         """Takes what came; after a fault everything is ignored, and ``is_closed`` is set."""
         if self.is_closed:
             return
-        self._now_s = self._clock()
+        self.now_s = self._clock()
         if self._waiting or not self._has_preface:
             self._waiting.append(data)
             self._waiting_bytes += len(data)
@@ -118,7 +119,15 @@ class Connection(Generic[Head]):
                 self._needed_bytes = stop - position
                 break
             position = stop
-            self._frame(word & 0xFF, flags, number & frames.STREAM_MASK, data[start:stop])
+            kind, number, payload = word & 0xFF, number & frames.STREAM_MASK, data[start:stop]
+            if kind > frames.HEADERS or self._block is not None or not self._has_settings:
+                self._frame(kind, flags, number, payload)
+            elif kind == frames.DATA:
+                self._data(flags, number, payload)
+            elif flags & _HEADERS_FLAGS == frames.END_HEADERS:
+                self._whole_block(number, payload, bool(flags & frames.END_STREAM))
+            else:
+                self._headers(flags, number, payload)
         return data[position:]
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
@@ -203,14 +212,14 @@ class Connection(Generic[Head]):
             self._refuse(number, ErrorCode.PROTOCOL_ERROR)
             return
         windows = (self._limits.stream_window_bytes, self.sender.initial_window)
-        stream = Stream(number, *windows, self._now_s)
+        stream = Stream(number, *windows, self.now_s)
         stream.has_ended = ends
         self.streams[number] = stream
         self._listener.began(stream, head)
 
     def _refuse(self, number: int, code: ErrorCode) -> None:
         """Costs the client one of its resets: refusing for ever is a flood too."""
-        if not self._resets.take(self._now_s):
+        if not self._resets.take(self.now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many refused streams")
         self.sender.control(frames.rst_stream(number, code))
         self._remember_reset(number)
@@ -254,7 +263,7 @@ class Connection(Generic[Head]):
             stream.has_ended = True
         elif not payload:
             self._control()
-        stream.active_s = self._now_s
+        stream.active_s = self.now_s
         self._listener.received(stream, payload)
 
     def consumed(self, stream: Stream, size: int) -> None:
@@ -281,11 +290,12 @@ class Connection(Generic[Head]):
         self.sender.control(frames.rst_stream(stream.number, code))
         self._remember_reset(stream.number)
         self._listener.gone(stream)
-        if not self._resets.take(self._now_s):
+        if not self._resets.take(self.now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many broken streams")
 
     def _sent_all(self, stream: Stream) -> None:
         """The answer is out; what the client still sends of its request is not wanted."""
+        stream.call = None  # it knows the stream: no cycle is left for the collector
         del self.streams[stream.number]
         if not stream.has_ended:
             self.sender.control(frames.rst_stream(stream.number, ErrorCode.NO_ERROR))
@@ -308,7 +318,7 @@ class Connection(Generic[Head]):
     def _rst_stream(self, number: int, payload: bytes) -> None:
         frames.expect_bytes(payload, 4, "RST_STREAM")
         frames.expect(0 < number <= self._last_stream, "RST_STREAM on an idle stream")
-        if not self._resets.take(self._now_s):
+        if not self._resets.take(self.now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets")
         stream = self.streams.get(number)
         if stream is not None:
@@ -355,7 +365,7 @@ class Connection(Generic[Head]):
     # ----- control
 
     def _control(self) -> None:
-        if not self._controls.take(self._now_s):
+        if not self._controls.take(self.now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
@@ -390,7 +400,7 @@ class Connection(Generic[Head]):
         elif not self.sender.credit(stream, increment):
             self.reset(stream, ErrorCode.FLOW_CONTROL_ERROR)
         else:
-            stream.active_s = self._now_s
+            stream.active_s = self.now_s
 
     def _ignored_frame(self, kind: int, number: int, payload: bytes) -> None:
         """PRIORITY, which is deprecated, and kinds that we do not know (sections 5.3.2, 5.5)."""

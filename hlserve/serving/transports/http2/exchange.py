@@ -9,13 +9,19 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from hlserve.errors import DeadlineExceededError
-from hlserve.serving.dataplane import deadline_after
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.call_record import CallRecord
+from hlserve.serving.transports.calls import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.connection import Connection
 from hlserve.serving.transports.http2.eager_call import EagerCall
 from hlserve.serving.transports.http2.frames import ConnectionFaultError
-from hlserve.serving.transports.http2.grpc_framing import PREFIX, MessageReader, framed
+from hlserve.serving.transports.http2.grpc_framing import (
+    PREFIX,
+    PREFIX_BYTES,
+    MessageReader,
+    framed,
+    is_plain_message,
+)
 from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
 from hlserve.serving.transports.http2.service import GrpcService, Row, status_and_details
@@ -42,6 +48,8 @@ class Calls:
         flush: Callable[[], None],
     ) -> None:
         self.service = service
+        self._rows = service.rows
+        self.max_message_bytes = service.limits.max_message_bytes
         self.loop = loop
         self.peer = peer
         self.flush = flush
@@ -52,14 +60,21 @@ class Calls:
         if head.refusal is not None:
             self.connection.sender.trailers_only(stream, head.refusal)
             return
-        row = self.service.row(head.path)
+        row = self._rows.get(head.path)
         if row is None:
             details = f"{head.path[:200]} is no method of this server"
             block = grpc_status.trailers_only("UNIMPLEMENTED", details)
             self.connection.sender.trailers_only(stream, block)
             return
-        deadline_s = deadline_after(head.timeout_s)
-        context = CallContext(row.rpc, deadline_s, head.metadata, self.peer)
+        now_s, timeout_s = self.connection.now_s, head.timeout_s
+        context = CallContext(
+            row.rpc,
+            None if timeout_s is None else now_s + timeout_s,
+            head.metadata,
+            self.peer,
+            CallRecord(),
+            int(now_s * 1e9),
+        )
         made = _Unary if row.unary is not None else _Streaming
         stream.call = made(self, stream, row, context, head.encoding)
         if stream.has_ended:
@@ -79,7 +94,17 @@ class Calls:
 class _Unary:
     """One request, one answer."""
 
-    __slots__ = ("_calls", "_context", "_held", "_messages", "_reader", "_row", "_stream", "_task")
+    __slots__ = (
+        "_calls",
+        "_context",
+        "_encoding",
+        "_held",
+        "_messages",
+        "_reader",
+        "_row",
+        "_running",
+        "_stream",
+    )
 
     def __init__(
         self, calls: Calls, stream: Stream, row: Row, context: CallContext, encoding: str
@@ -88,43 +113,68 @@ class _Unary:
         self._stream = stream
         self._row = row
         self._context = context
-        self._reader = MessageReader(encoding, calls.service.limits.max_message_bytes)
+        self._encoding = encoding
+        self._reader: MessageReader | None = None
         self._messages: list[bytes] = []
         self._held = 0
-        self._task: asyncio.Task[None] | EagerCall | None = None
+        self._running: Cancellable | asyncio.Task[None] | None = None
 
     def received(self, data: bytes) -> None:
-        stream = self._stream
-        try:
-            messages = self._reader.feed(data)
-            if self._messages:
-                messages = self._messages + messages
-            if len(messages) > 1 or (
-                stream.has_ended and (not messages or self._reader.held_bytes)
-            ):
-                raise GrpcStatusError(
-                    "UNIMPLEMENTED", f"{len(messages)} whole messages came, expected one"
-                )
-            if not stream.has_ended:
-                self._messages = messages
-                self._hold(self._reader.held_bytes + sum(map(len, messages)))
-                self._calls.connection.consumed(stream, len(data))
+        if self._reader is None:
+            # As a rule one piece holds the whole body, and the body one plain message.
+            if self._stream.has_ended and is_plain_message(data, self._calls.max_message_bytes):
+                self._begin(data, PREFIX_BYTES)
                 return
-            self._hold(0)
+            self._reader = MessageReader(self._encoding, self._calls.max_message_bytes)
+        try:
+            message = self._read(self._reader, data)
         except GrpcStatusError as error:
             self._hold(0)
             self._end(error)
             return
-        answer = self._answer(messages[0])
+        if message is not None:
+            self._begin(message, 0)
+
+    def _read(self, reader: MessageReader, data: bytes) -> bytes | None:
+        """The request once it is whole."""
+        stream = self._stream
+        messages = reader.feed(data)
+        if self._messages:
+            messages = self._messages + messages
+        if len(messages) > 1 or (stream.has_ended and (not messages or reader.held_bytes)):
+            raise GrpcStatusError(
+                "UNIMPLEMENTED", f"{len(messages)} whole messages came, expected one"
+            )
+        if stream.has_ended:
+            self._hold(0)
+            return messages[0]
+        self._messages = messages
+        self._hold(reader.held_bytes + sum(map(len, messages)))
+        self._calls.connection.consumed(stream, len(data))
+        return None
+
+    def _begin(self, data: bytes, start: int) -> None:
+        """Answers the request that is ``data`` from ``start`` on."""
         if self._row.is_infer:
-            self._task = EagerCall(answer)
+            service = self._calls.service
+            try:
+                running = service.begin_infer(data, start, self._context, self._answered)
+            except Exception as error:  # as every transport: where errors get a status
+                self._answered(error)
+                return
+            if running is not None:
+                self._running = running
+                return
+        answer = self._answer(data[start:])
+        if self._row.is_infer:
+            self._running = EagerCall(answer)
         else:
-            self._task = self._calls.loop.create_task(answer)
+            self._running = self._calls.loop.create_task(answer)
 
     def gone(self) -> None:
         self._hold(0)
-        if self._task is not None:
-            self._task.cancel()
+        if self._running is not None:
+            self._running.cancel()
 
     def _hold(self, size: int) -> None:
         if size != self._held:
@@ -132,22 +182,29 @@ class _Unary:
             self._calls.service.hold(change)
 
     async def _answer(self, data: bytes) -> None:
-        calls = self._calls
         try:
-            call = calls.service.unary(self._row, data, self._context)
+            call = self._calls.service.unary(self._row, data, self._context)
             if self._context.deadline_s is None or self._row.is_infer:
                 answer = await call  # the batcher keeps the deadlines of its requests
             else:
                 answer = await _in_time(call, self._context.deadline_s)
-        except Exception as error:  # as every transport: the one place where errors get a status
-            self._end(error)
+        except Exception as error:
+            self._answered(error)
+        else:
+            self._answered(answer)
+
+    def _answered(self, outcome: bytes | Exception) -> None:
+        """Sends the answer; the one place where errors get a status, as in every transport."""
+        calls = self._calls
+        if isinstance(outcome, Exception):
+            self._end(outcome)
             calls.flush()
             return
         try:
             calls.connection.sender.reply(
                 self._stream,
                 grpc_status.RESPONSE_HEAD,
-                PREFIX.pack(0, len(answer)) + answer,
+                PREFIX.pack(0, len(outcome)) + outcome,
                 grpc_status.OK_TRAILERS,
             )
         except ConnectionFaultError as fault:

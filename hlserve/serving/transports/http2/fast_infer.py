@@ -10,9 +10,8 @@ message goes through protobuf, which also finds the words where it is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -32,6 +31,8 @@ _MAX_HEADS = 512
 _MAX_FAST_BYTES = 2**30
 # Values may be anything for these; BOOL must be 0 or 1 and BYTES carries lengths.
 _CHECKED_DATATYPES = ("BOOL", "BYTES")
+# Of outputs whose bytes go as they are: numbers of this machine's order, which is the wire's.
+_FAST_DTYPES = frozenset(np.dtype(code) for code in "?bhilqBHILQefd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class _Input:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     size_bytes: int
+    before_raw: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity, which is quick
@@ -50,6 +52,24 @@ class _Template:
     model_version: str
     inputs: tuple[_Input, ...]
     outputs: tuple[str, ...]
+
+    def only_array(self, data: bytes, position: int) -> dict[str, Array] | None:
+        """What ``_arrays`` gives, where there is one input; None: ask that."""
+        only = self.inputs[0]
+        start = position + len(only.before_raw)
+        if len(self.inputs) > 1 or start + only.size_bytes != len(data):
+            return None
+        if not data.startswith(only.before_raw, position):
+            return None
+        return {only.name: np.ndarray(only.shape, only.dtype, data[start:])}
+
+
+class _Head(NamedTuple):
+    """An answer without its id and values; the last are what stands before each raw entry."""
+
+    before_id: bytes
+    after_id: bytes
+    before_raws: tuple[bytes, ...]
 
 
 class FastInfer:
@@ -63,17 +83,21 @@ class FastInfer:
         self._max_elements = max_elements
         # None: such requests are not plain; knowing it saves the attempt.
         self._templates: dict[bytes, _Template | None] = {}
-        self._heads: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
+        self._heads: dict[tuple[Any, ...], _Head] = {}
 
-    def decode(self, data: bytes, deadline_s: float | None) -> InferRequest | None:
+    def decode(
+        self, data: bytes, deadline_s: float | None, start: int = 0, arrived_ns: int = 0
+    ) -> InferRequest | None:
         """The request, exactly as protobuf and the codec would read it; None: ask them.
 
         Args:
-            data: a serialized ``ModelInferRequest``.
+            data: a serialized ``ModelInferRequest`` from ``start`` on.
             deadline_s: on the event loop's clock.
+            start: where it begins.
+            arrived_ns: when it came, by ``time.monotonic_ns``; 0: it is not known.
         """
         try:
-            key, raw_start, request_id = _split(data)
+            key, raw_start, request_id = _split(data, start)
         except (IndexError, UnicodeDecodeError):
             return None
         if raw_start < 0:
@@ -84,7 +108,7 @@ class FastInfer:
             template = self._add_template(key)
         if template is None:
             return None
-        arrays = _arrays(template.inputs, data, raw_start)
+        arrays = template.only_array(data, raw_start) or _arrays(template.inputs, data, raw_start)
         if arrays is None:
             return None
         return InferRequest(
@@ -95,6 +119,7 @@ class FastInfer:
             request_id,
             deadline_s=deadline_s,
             signature=template,
+            arrived_ns=arrived_ns,
         )
 
     def _add_template(self, key: bytes) -> _Template | None:
@@ -111,44 +136,44 @@ class FastInfer:
         Raises:
             InvalidRequestError: the outputs are larger than a message may be.
         """
-        shapes = []
+        raws: list[bytes] = []
+        key: list[Any] = [answer.model_name, answer.model_version]
+        size_bytes = 0
         for name, array in answer.outputs.items():
             dtype = array.dtype
-            if dtype.kind not in "fiub" or not dtype.isnative:
+            if dtype not in _FAST_DTYPES:
                 return _by_protobuf(answer)
-            shapes.append((name, dtype.char, array.shape))
-        raws = [array.tobytes() for array in answer.outputs.values()]
-        if sum(map(len, raws)) > _MAX_FAST_BYTES:
+            raw = array.tobytes()
+            size_bytes += len(raw)
+            raws.append(raw)
+            key += (name, dtype, array.shape)
+        if size_bytes > _MAX_FAST_BYTES:
             return _by_protobuf(answer)  # it checks the size
-        key = (answer.model_name, answer.model_version, *shapes)
-        heads = self._heads.get(key)
-        if heads is None:
-            heads = self._add_heads(key, answer, answer.outputs)
-        parts = [heads[0]]
+        head = self._heads.get(tuple(key)) or self._add_head(tuple(key), answer)
+        parts = [head.before_id]
         if answer.request_id:
             text = answer.request_id.encode()
             parts += (b"\x1a", _varint(len(text)), text)
-        parts.append(heads[1])
-        for raw in raws:
-            parts += (b"\x32", _varint(len(raw)), raw)
+        parts.append(head.after_id)
+        for before_raw, raw in zip(head.before_raws, raws, strict=True):
+            parts += (before_raw, raw)
         return b"".join(parts)
 
-    def _add_heads(
-        self, key: tuple[Any, ...], answer: InferResponse, outputs: Mapping[str, Array]
-    ) -> tuple[bytes, bytes]:
-        """What stands before the id, and between the id and the raw entries."""
+    def _add_head(self, key: tuple[Any, ...], answer: InferResponse) -> _Head:
         before = inference.ModelInferResponse(
             model_name=answer.model_name, model_version=answer.model_version
         )
         after = inference.ModelInferResponse()
-        for name, array in outputs.items():
+        before_raws = []
+        for name, array in answer.outputs.items():
             datatype = datatypes.of_array(array)
             after.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-        heads = (before.SerializeToString(), after.SerializeToString())
+            before_raws.append(b"\x32" + _varint(array.nbytes))
+        head = _Head(before.SerializeToString(), after.SerializeToString(), tuple(before_raws))
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
-        self._heads[key] = heads
-        return heads
+        self._heads[key] = head
+        return head
 
 
 def _by_protobuf(answer: InferResponse) -> bytes:
@@ -160,14 +185,14 @@ def _by_protobuf(answer: InferResponse) -> bytes:
     return codec.encode_outputs(response, answer.outputs).SerializeToString()
 
 
-def _split(data: bytes) -> tuple[bytes, int, str]:
+def _split(data: bytes, begin: int) -> tuple[bytes, int, str]:
     """What stands before the raw entries less the id, where they begin (-1: not plain), the id.
 
     Raises:
         IndexError: the message is cut off.
         UnicodeDecodeError: the id is no text.
     """
-    position, end = 0, len(data)
+    position, end = begin, len(data)
     id_start = id_end = text_start = -1
     while position < end:
         tag = data[position]
@@ -190,8 +215,8 @@ def _split(data: bytes) -> tuple[bytes, int, str]:
     else:
         return b"", -1, ""  # no raw entries
     if id_start < 0:
-        return data[:position], position, ""
-    key = data[:id_start] + data[id_end:position]
+        return data[begin:position], position, ""
+    key = data[begin:id_start] + data[id_end:position]
     return key, position, data[text_start:id_end].decode()
 
 
@@ -225,8 +250,7 @@ def _arrays(inputs: tuple[_Input, ...], data: bytes, position: int) -> dict[str,
             return None
         stop = position + length
         # A slice, which costs a copy, is aligned; the place in the message seldom is.
-        flat = np.frombuffer(data[position:stop], tensor.dtype)
-        arrays[tensor.name] = flat.reshape(tensor.shape)
+        arrays[tensor.name] = np.ndarray(tensor.shape, tensor.dtype, data[position:stop])
         position = stop
     return arrays if position == end else None
 
@@ -248,7 +272,8 @@ def _template(key: bytes, max_elements: int) -> _Template | None:
             if datatype.name in _CHECKED_DATATYPES or not math.prod(shape) or not shape:
                 return None
             size_bytes = math.prod(shape) * datatype.size_bytes
-            inputs[tensor.name] = _Input(tensor.name, datatype.dtype, shape, size_bytes)
+            before_raw = bytes((_RAW,)) + _varint(size_bytes)
+            inputs[tensor.name] = _Input(tensor.name, datatype.dtype, shape, size_bytes, before_raw)
     except InvalidRequestError:
         return None
     if not inputs or any(output.parameters for output in message.outputs):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -69,7 +70,7 @@ class GrpcProtocol(asyncio.Protocol):
             self._calls,
             RequestReader(self._limits.max_metadata_bytes),
             self._limits,
-            self._loop.time,
+            time.monotonic,  # the loop's own clock, which uvloop rounds to milliseconds
         )
         self._calls.connection = self._connection
         tls = transport.get_extra_info("ssl_object")

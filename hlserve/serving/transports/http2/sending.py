@@ -6,6 +6,7 @@ stream and goes out piece by piece as windows open and the socket takes it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from hlserve.serving.transports.http2 import frames
@@ -130,6 +131,8 @@ class Sender:
             raise ConnectionFaultError(
                 ErrorCode.ENHANCE_YOUR_CALM, f"{self.unsent_bytes} bytes of answers were not read"
             )
+        if stream.unsent is None:
+            stream.unsent = deque()
         stream.unsent.append(data)
         stream.unsent_bytes += len(data)
         self.unsent_bytes += len(data)
@@ -164,7 +167,7 @@ class Sender:
         """Drops what a stream still had to send."""
         self.unsent_bytes -= stream.unsent_bytes
         stream.unsent_bytes = 0
-        stream.unsent.clear()
+        stream.unsent = None
         self._waiting.pop(stream.number, None)
 
     def credit_connection(self, increment: int) -> None:

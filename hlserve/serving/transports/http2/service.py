@@ -10,7 +10,14 @@ from google.protobuf.message import Message
 
 from hlserve.errors import HlserveError, InvalidRequestError
 from hlserve.rpcs import RPCS, Rpc
-from hlserve.serving.transports.calls import CallContext, StreamCall, UnaryCall, parse
+from hlserve.serving.transports.calls import (
+    CallContext,
+    Cancellable,
+    DeliverBytes,
+    StreamCall,
+    UnaryCall,
+    parse,
+)
 from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.http2.fast_infer import FastInfer
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
@@ -33,6 +40,9 @@ class Row:
 class GrpcService:
     """The table of RPCs over bytes.
 
+    Attributes:
+        rows: by path.
+
     Args:
         entry: what answers.
         limits: of the transport.
@@ -43,13 +53,9 @@ class GrpcService:
         self.limits = limits
         self._entry = entry
         self._held_bytes = 0
-        self._rows = {rpc.path: _row(rpc, entry) for rpc in RPCS}
+        self.rows = {rpc.path: _row(rpc, entry) for rpc in RPCS}
         self._fast = FastInfer(max_tensor_elements)
         self._infer = entry.infer(self._fast.encode)
-
-    def row(self, path: str) -> Row | None:
-        """The row that a path names."""
-        return self._rows.get(path)
 
     def hold(self, change: int) -> None:
         """Counts bytes of requests that are not whole, or not taken yet, on all connections.
@@ -65,6 +71,26 @@ class GrpcService:
                 f"{self.limits.max_buffered_bytes} at once: try again later",
             )
 
+    def begin_infer(
+        self, data: bytes, start: int, context: CallContext, deliver: DeliverBytes
+    ) -> Cancellable | None:
+        """ModelInfer without a coroutine; None: the request is not plain, ``unary`` answers it.
+
+        Args:
+            data: the request from ``start`` on.
+            start: where it begins.
+            context: of the call.
+            deliver: gets the serialized answer or an error, once, perhaps before this returns.
+
+        Raises:
+            HlserveError: the request was not taken.
+        """
+        request = self._fast.decode(data, context.deadline_s, start, context.arrived_ns)
+        if request is None:
+            return None
+        context.record.request_bytes = len(data) - start
+        return self._infer(request, context, deliver)
+
     async def unary(self, row: Row, data: bytes, context: CallContext) -> bytes:
         """The serialized answer of a call with one request and one answer.
 
@@ -72,10 +98,6 @@ class GrpcService:
             HlserveError: the call failed, or the bytes are no request.
         """
         context.record.request_bytes = len(data)
-        if row.is_infer:
-            request = self._fast.decode(data, context.deadline_s)
-            if request is not None:
-                return await self._infer(request, context)
         assert row.unary is not None
         try:
             message = parse(row.rpc, data)

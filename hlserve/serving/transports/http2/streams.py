@@ -18,7 +18,7 @@ class Stream:
         uncredited: bytes taken whose credit was not given back yet.
         send_window: bytes that we may still send; negative after a SETTINGS that shrank it.
         has_ended: the client sent all of its request (half-closed remote).
-        unsent: pieces of answers that wait for a window.
+        unsent: pieces of answers that wait for a window; None: none ever did.
         unsent_bytes: their sum.
         trailers: the block that ends the stream once ``unsent`` is empty; None: not yet said.
         on_drained: called when everything given to send is out; None: nobody waits.
@@ -47,7 +47,7 @@ class Stream:
         self.active_s = now_s
         self.uncredited = 0
         self.has_ended = False
-        self.unsent: deque[bytes | memoryview] = deque()
+        self.unsent: deque[bytes | memoryview] | None = None
         self.unsent_bytes = 0
         self.trailers: bytes | None = None
         self.on_drained: Callable[[], None] | None = None
