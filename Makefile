@@ -18,7 +18,7 @@ SERVING_BUILD := build/serving
 SERVING_RUNTIME := $(shell sed -n 's/^\(onnxruntime==[^ ]*\).*/\1/p' requirements/test.txt)
 MLSERVER := mlserver==1.7.1 $(SERVING_RUNTIME)
 KSERVE := kserve==0.21.0 $(SERVING_RUNTIME)
-SERVING_PACKAGES := g++ pkg-config libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libnghttp2-dev libssl-dev
+SERVING_PACKAGES := g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libnghttp2-dev libssl-dev
 PEERS := nncf==3.4.0 openvino==2026.4.1 onnxruntime==1.31.1 onnx==1.23.2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 CHECKED := hlserve compress tests tools benchmarks examples
