@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from hlserve.errors import DeadlineExceededError
 from hlserve.serving.batching.estimates import INLINE_RUN_S, RunTimes
+from hlserve.serving.batching.flights import InFlight
 from hlserve.serving.batching.pending import Pending
 from hlserve.serving.batching.queue import RequestQueue
 from hlserve.serving.batching_config import BatchingConfig
@@ -71,16 +72,14 @@ class Admission:
         self,
         pending: Pending,
         now_s: float,
-        running_until_s: Sequence[float],
-        rows_ready: int = 0,
+        in_flight: Sequence[InFlight] = (),
     ) -> None:
         """Checks a request that comes now.
 
         Args:
             pending: not in the queue yet.
             now_s: on the clock of its deadline.
-            running_until_s: when each thread in use is expected to be free.
-            rows_ready: rows that it will have run by then, beside those of the queue.
+            in_flight: the runs in worker threads.
 
         Raises:
             DeadlineExceededError: it cannot be answered in time.
@@ -88,6 +87,9 @@ class Admission:
         if pending.deadline_s is None:
             return
         left_s = pending.deadline_s - now_s
+        if not in_flight and self._is_surely_in_time(pending, left_s):
+            return
+        running_until_s = [run.thread_free_s for run in in_flight]
         if not running_until_s and not len(self._queue):
             wait_s = self.least_s(pending.elements)
         else:
@@ -96,12 +98,17 @@ class Admission:
             return
         if not running_until_s:
             self._times.relax()
-        rows = self._queue.ahead(pending.level).rows + rows_ready
+        rows = self._queue.ahead(pending.level).rows + sum(run.rows_behind for run in in_flight)
         raise DeadlineExceededError(
             f"{self._label}: the request cannot be answered in time: "
             f"{rows} rows wait, about {wait_s * 1000:.1f} ms, "
             f"{max(0.0, left_s) * 1000:.1f} ms left"
         )
+
+    def _is_surely_in_time(self, pending: Pending, left_s: float) -> bool:
+        """Whether there is time even if all that waits ran one by one, as long as any run does."""
+        queue_s = (len(self._queue) + 1) * self._times.longest_s
+        return (1 + self._margins[pending.level]) * queue_s + WAY_BACK_S < left_s
 
     def least_s(self, elements: int) -> float:
         """What an answer takes from the beginning of its run, unless things go worse than usual."""

@@ -206,7 +206,7 @@ class DynamicBatcher:
         now_s = self._clock_ns() / 1e9
         if now_s >= deadline_s:
             raise self._waits.too_late()
-        self._admission.check(pending, now_s, self._runs.threads_free_s(), self._runs.rows_behind())
+        self._admission.check(pending, now_s, self._runs.in_flight)
 
     # ----- how requests end
 

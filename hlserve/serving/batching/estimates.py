@@ -44,6 +44,7 @@ class RunTimes:
 
     def __init__(self) -> None:
         self._by_size: dict[int, Times] = {}
+        self._longest_s: float | None = 0.0
         self._overhead = Times(0.0, 0.0, 0.0, count=0)
 
     @property
@@ -55,6 +56,14 @@ class RunTimes:
         """The mean for this very size; infinite where it was not seen yet."""
         times = self._by_size.get(elements.bit_length())
         return float("inf") if times is None else times.mean_s
+
+    @property
+    def longest_s(self) -> float:
+        """What no run takes longer than, with its overhead, unless things go worse than usual."""
+        if self._longest_s is None:
+            runs = [times.mean_s + 2 * times.deviation_s for times in self._by_size.values()]
+            self._longest_s = max(runs, default=0.0)
+        return self._longest_s + self._overhead.mean_s
 
     def expected(self, elements: int) -> Times:
         """What to reckon with; where the size was not seen, that of the next smaller one.
@@ -69,6 +78,7 @@ class RunTimes:
 
     def record(self, elements: int, seconds: float) -> None:
         """Takes in one run."""
+        self._longest_s = None
         times = self._by_size.get(elements.bit_length())
         if times is None:
             self._by_size[elements.bit_length()] = Times(seconds, 0.0, seconds)
@@ -85,5 +95,6 @@ class RunTimes:
         Called where a request is refused while nothing runs: without runs nothing is measured, and
         one slow moment would refuse everybody for ever.
         """
+        self._longest_s = None
         for times in (*self._by_size.values(), self._overhead):
             times.relax()

@@ -47,6 +47,11 @@ class InFlight(Job):
         """When its thread can take another batch; a guess."""
         return self.until_s if self.following is None else self.following.until_s
 
+    @property
+    def rows_behind(self) -> int:
+        """Rows that wait for its thread, beside those in the queue."""
+        return 0 if self.following is None else sum(p.rows for p in self.following.batch)
+
     def begin_at(self, now_s: float) -> None:
         """The one before it ended."""
         self.until_s += now_s - self.begun_s

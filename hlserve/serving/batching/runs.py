@@ -46,6 +46,9 @@ class Runs:
         instances: how many runs may go on at once.
         threads_a_run: what a run takes of the budget.
         clock_ns: a monotonic clock.
+
+    Attributes:
+        in_flight: the runs in worker threads.
     """
 
     def __init__(
@@ -84,16 +87,7 @@ class Runs:
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._busy = 0  # instances that run, or wait for threads
-        self._in_flight: list[InFlight] = []
-
-    def threads_free_s(self) -> list[float]:
-        """When each thread that runs is expected to take another batch."""
-        return [run.thread_free_s for run in self._in_flight]
-
-    def rows_behind(self) -> int:
-        """Rows that lie ready behind runs, and wait as those in the queue do."""
-        behind = [run.following.batch for run in self._in_flight if run.following is not None]
-        return sum(pending.rows for batch in behind for pending in batch)
+        self.in_flight: list[InFlight] = []
 
     def take_in(self, pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
         """One more stands in the queue: it runs at once, soon, or when a run ends."""
@@ -171,7 +165,7 @@ class Runs:
             return False
         if pending.deadline_s is None or now_s + self._least_s(pending) <= pending.deadline_s:
             return True
-        if not self._in_flight:
+        if not self.in_flight:
             self._times.relax()
         self._admission.was_in_vain(pending.level)
         left_s = pending.deadline_s - now_s
@@ -209,7 +203,7 @@ class Runs:
             self._threads.release(self._threads_a_run)
             return
         run = self._flight(loop, self._take(first, now_ns), now_ns / 1e9)
-        self._in_flight.append(run)
+        self.in_flight.append(run)
         self._threads.run(loop, run)
         self._lay_behind()
         if len(self._queue) and self._busy < self._instances:
@@ -224,7 +218,7 @@ class Runs:
 
     def _lay_behind(self) -> None:
         """Lays the next batch behind a run, if it is final: nothing may join or overtake it."""
-        free = [run for run in self._in_flight if run.following is None]
+        free = [run for run in self.in_flight if run.following is None]
         if not free or self._busy < self._instances or self._threads.has_waiting:
             return
         if self._config.priority_levels > 1:
@@ -248,7 +242,7 @@ class Runs:
     def _finish(
         self, loop: asyncio.AbstractEventLoop, run: InFlight, result: BatchResult | None
     ) -> None:
-        self._in_flight.remove(run)
+        self.in_flight.remove(run)
         if result is None:
             self._give_up(loop, run)
             return
@@ -269,7 +263,7 @@ class Runs:
         following = run.following
         assert following is not None
         following.begin_at(ended_s)
-        self._in_flight.append(following)
+        self.in_flight.append(following)
         if run.take() is not None:
             self._threads.run(loop, following)
         self._lay_behind()

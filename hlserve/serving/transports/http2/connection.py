@@ -32,6 +32,7 @@ class Connection(Generic[Head]):
         make_head: a request from its header fields; raises ``MalformedRequestError``.
         limits: what the client may cost.
         clock: seconds, monotonic.
+        extend_head: see ``HeaderDecoder``.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class Connection(Generic[Head]):
         make_head: Callable[[list[Field]], Head],
         limits: Http2Limits,
         clock: Callable[[], float],
+        extend_head: Callable[[Head, list[Field]], Head | None] | None = None,
     ) -> None:
         self._listener = listener
         self._limits = limits
         self._clock = clock
         self.now_s = clock()  # of the bytes at hand: one look at the clock for all their frames
-        self._decoder = HeaderDecoder(make_head, limits.max_header_bytes)
+        self._decoder = HeaderDecoder(make_head, limits.max_header_bytes, extend_head)
         self._resets = Allowance(limits.reset_burst, limits.reset_rate_hz)
         self._controls = Allowance(limits.control_burst, limits.control_rate_hz)
         self._waiting: list[bytes] = []  # the beginning of a frame that is not whole yet

@@ -29,10 +29,12 @@ _BAD_NAME_BYTES = bytes(range(0x21)) + bytes(range(0x41, 0x5B)) + bytes(range(0x
 _BAD_VALUE_BYTES = b"\0\r\n"
 _FIELD_BYTES = 32
 _MAX_KEPT_FIELDS = 128
+# Another at each request: to keep them would only push the others out.
+_DIFFERING = frozenset(("grpc-timeout", "traceparent", "tracestate", "x-request-id"))
 _MAX_KEPT_BYTES = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request that differs
 class RequestHead:
     """A request's headers.
 
@@ -43,13 +45,15 @@ class RequestHead:
         metadata: the client's own headers; several of one name are joined by commas; binary ones
             (``-bin``) are left out.
         refusal: the block that answers a request which is no call; None: it is one.
+        size_bytes: of the fields, by RFC 9113's count.
     """
 
     path: str
     timeout_s: float | None = None
     encoding: str = "identity"
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
     refusal: bytes | None = None
+    size_bytes: int = 0
 
 
 class RequestReader:
@@ -62,6 +66,7 @@ class RequestReader:
     def __init__(self, max_metadata_bytes: int) -> None:
         self._max_metadata_bytes = max_metadata_bytes
         self._fields: dict[Field, _CheckedField] = {}
+        self._names: dict[bytes, tuple[str, _Kind]] = {}
 
     def __call__(self, fields: list[Field]) -> RequestHead:
         """What a block says.
@@ -75,21 +80,45 @@ class RequestReader:
         known = self._fields
         size_bytes = 0
         for pair in fields:
-            size_bytes += len(pair[0]) + len(pair[1]) + _FIELD_BYTES
-            name, value, kind = known.get(pair) or self._checked(pair)
+            name, value, kind, field_bytes = known.get(pair) or self._checked(pair)
+            size_bytes += field_bytes
             if kind is _Kind.PSEUDO:
-                if headers or name in pseudo:
+                if headers or metadata or name in pseudo:
                     raise MalformedRequestError(f"pseudo-header {name!r}")
                 pseudo[name] = value
-                continue
-            headers[name] = value
-            if kind is _Kind.METADATA:
+            elif kind is _Kind.TRANSPORT:
+                headers[name] = value
+            else:
                 metadata[name] = f"{metadata[name]},{value}" if name in metadata else value
         if not pseudo.get(":path") or ":method" not in pseudo or ":scheme" not in pseudo:
             raise MalformedRequestError("a pseudo-header is missing")
         if size_bytes > self._max_metadata_bytes:
             return RequestHead("", refusal=self._too_large(size_bytes))
-        return _head(pseudo, headers, metadata)
+        return _head(pseudo, headers, metadata, size_bytes)
+
+    def extend(self, head: RequestHead, fields: list[Field]) -> RequestHead | None:
+        """What ``fields`` after those of ``head`` make of it; None: ask for all of them.
+
+        Raises:
+            MalformedRequestError: they make it none.
+        """
+        timeout_s, metadata, size_bytes = head.timeout_s, head.metadata.copy(), head.size_bytes
+        known = self._fields
+        for pair in fields:
+            name, value, kind, field_bytes = known.get(pair) or self._checked(pair)
+            size_bytes += field_bytes
+            if kind is _Kind.METADATA and name not in metadata:
+                metadata[name] = value
+            elif name == "grpc-timeout" and timeout_s is None:
+                try:
+                    timeout_s = parse_timeout_s(value)
+                except ValueError:
+                    return None
+            else:
+                return None
+        if head.refusal is not None or size_bytes > self._max_metadata_bytes:
+            return None
+        return RequestHead(head.path, timeout_s, head.encoding, metadata, None, size_bytes)
 
     def _too_large(self, size_bytes: int) -> bytes:
         return grpc_status.trailers_only(
@@ -98,11 +127,27 @@ class RequestReader:
         )
 
     def _checked(self, pair: Field) -> _CheckedField:
-        checked = _check(pair)
-        if len(pair[0]) + len(pair[1]) <= _MAX_KEPT_BYTES:
+        raw_name, raw_value = pair
+        if raw_value.translate(None, _BAD_VALUE_BYTES) != raw_value:
+            raise MalformedRequestError(f"value of header {raw_name!r}")
+        name, kind = self._names.get(raw_name) or self._checked_name(raw_name)
+        value = raw_value.decode("latin-1")
+        if name == "te" and value != "trailers":
+            raise MalformedRequestError("header 'te'")
+        size = len(raw_name) + len(raw_value)
+        checked = (name, value, kind, size + _FIELD_BYTES)
+        if size <= _MAX_KEPT_BYTES and name not in _DIFFERING:
             if len(self._fields) >= _MAX_KEPT_FIELDS:
                 self._fields.clear()
             self._fields[pair] = checked
+        return checked
+
+    def _checked_name(self, raw_name: bytes) -> tuple[str, _Kind]:
+        checked = _check_name(raw_name)
+        if len(raw_name) <= _MAX_KEPT_BYTES:
+            if len(self._names) >= _MAX_KEPT_FIELDS:
+                self._names.clear()
+            self._names[raw_name] = checked
         return checked
 
 
@@ -112,26 +157,26 @@ class _Kind(Enum):
     METADATA = auto()
 
 
-_CheckedField = tuple[str, str, _Kind]
+_CheckedField = tuple[str, str, _Kind, int]  # with its size by RFC 9113's count
 
 
-def _check(pair: Field) -> _CheckedField:
-    """Text and kind of one field, checked as sections 8.2 and 8.3 ask."""
-    raw_name, raw_value = pair
-    name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-    if raw_value.translate(None, _BAD_VALUE_BYTES) != raw_value:
-        raise MalformedRequestError(f"value of header {name!r}")
+def _check_name(raw_name: bytes) -> tuple[str, _Kind]:
+    """Text and kind of a name, checked as sections 8.2 and 8.3 ask."""
+    name = raw_name.decode("latin-1")
     if name in _PSEUDO:
-        return name, value, _Kind.PSEUDO
+        return name, _Kind.PSEUDO
     if not name or ":" in name or raw_name.translate(None, _BAD_NAME_BYTES) != raw_name:
         raise MalformedRequestError(f"header name {name!r}")
-    if name in _FORBIDDEN or (name == "te" and value != "trailers"):
+    if name in _FORBIDDEN:
         raise MalformedRequestError(f"header {name!r}")
-    return name, value, _Kind.METADATA if _is_metadata(name) else _Kind.TRANSPORT
+    return name, _Kind.METADATA if _is_metadata(name) else _Kind.TRANSPORT
 
 
 def _head(
-    pseudo: Mapping[str, str], headers: Mapping[str, str], metadata: Mapping[str, str]
+    pseudo: Mapping[str, str],
+    headers: Mapping[str, str],
+    metadata: dict[str, str],
+    size_bytes: int,
 ) -> RequestHead:
     refusal = _refusal(pseudo, headers)
     if refusal is not None:
@@ -141,7 +186,7 @@ def _head(
     except ValueError as error:
         return RequestHead("", refusal=grpc_status.trailers_only("INTERNAL", str(error)))
     encoding = headers.get("grpc-encoding", "identity")
-    return RequestHead(pseudo[":path"], timeout_s, encoding, metadata)
+    return RequestHead(pseudo[":path"], timeout_s, encoding, metadata, None, size_bytes)
 
 
 def _refusal(pseudo: Mapping[str, str], headers: Mapping[str, str]) -> bytes | None:

@@ -66,11 +66,13 @@ class GrpcProtocol(asyncio.Protocol):
         self._ping_s: float | None = None
         self._has_received = False
         self._calls = Calls(self._service, self._loop, _peer(self._transport), self._flush_soon)
+        reader = RequestReader(self._limits.max_metadata_bytes)
         self._connection: Connection[RequestHead] = Connection(
             self._calls,
-            RequestReader(self._limits.max_metadata_bytes),
+            reader,
             self._limits,
             time.monotonic,  # the loop's own clock, which uvloop rounds to milliseconds
+            reader.extend,
         )
         self._calls.connection = self._connection
         tls = transport.get_extra_info("ssl_object")
