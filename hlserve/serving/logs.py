@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from hlserve.errors import HlserveError
 from hlserve.serving.observing import LogConfig
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from hlserve.serving.transports.stage import Stage
 from hlserve.serving.transports.status import CANCELLED, INTERNAL, outcome_of
 

@@ -21,7 +21,7 @@ from typing import Any
 from hlserve.errors import UnavailableError
 from hlserve.serving.host import CpuClock
 from hlserve.serving.snapshot import Snapshot
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from hlserve.serving.transports.stage import Stage
 from hlserve.serving.transports.status import outcome_of
 

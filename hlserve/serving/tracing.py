@@ -18,7 +18,7 @@ from hlserve.errors import MissingDependencyError
 from hlserve.serving.observing import TracingConfig
 from hlserve.serving.settings import ServerSettings, TraceSettings
 from hlserve.serving.statistics import Phases
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from hlserve.serving.transports.stage import Stage
 from hlserve.serving.transports.status import STATUS_NUMBERS, outcome_of
 

@@ -16,7 +16,7 @@ from hlserve.pb.messages import inference
 from hlserve.rpcs import find
 from hlserve.serving.limits import LimitsConfig
 from hlserve.serving.transports.admission import Admission
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from tests.serving import models
 from tests.serving.running import RunningServer, running_server
 

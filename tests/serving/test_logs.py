@@ -34,7 +34,7 @@ from hlserve.serving.logs import (
     configure,
 )
 from hlserve.serving.observing import LogConfig
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from tests.serving import models
 from tests.serving.running import running_server
 

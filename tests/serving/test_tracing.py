@@ -35,7 +35,7 @@ from hlserve.rpcs import find
 from hlserve.serving.observing import TracingConfig
 from hlserve.serving.statistics import Phases
 from hlserve.serving.tracing import Tracing
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from tests.serving import models
 from tests.serving.running import running_server
 

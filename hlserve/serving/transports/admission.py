@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hlserve.errors import TooManyRequestsError
 from hlserve.serving.limits import LimitsConfig
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from hlserve.serving.transports.stage import Stage
 
 

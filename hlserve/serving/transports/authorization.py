@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hlserve.errors import PermissionDeniedError, UnauthenticatedError
 from hlserve.serving.keys import ALL_GROUPS, ApiKeys
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 from hlserve.serving.transports.stage import Stage
 
 _BEARER = "bearer "

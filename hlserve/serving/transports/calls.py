@@ -6,24 +6,17 @@ awaits the call that the row names, and serializes the answer.
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from hlserve import codec
-from hlserve.errors import HlserveError, InvalidRequestError, UnsupportedError
+from hlserve.errors import UnsupportedError
 from hlserve.pb.messages import health, inference, message_class, prediction
 from hlserve.rpcs import Rpc
 from hlserve.serving import reflection
-from hlserve.serving.call_record import CallRecord
-from hlserve.serving.dataplane import DataPlane
-from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.transports import prediction_calls
 from hlserve.serving.transports.admin_messages import (
     check_repository,
@@ -36,107 +29,18 @@ from hlserve.serving.transports.admin_messages import (
     trace_message,
     unloads_dependents,
 )
-from hlserve.serving.transports.infer_messages import (
-    asks_for_final_response,
-    decode_request,
-    encode_response,
-)
-from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, details_of, status_of
+from hlserve.serving.transports.context import CallContext, StreamCall, UnaryCall
+from hlserve.serving.transports.infer_calls import InferCalls
 from hlserve.serving.transports.streams import answered_in_order
 
 # Requests of one stream that are read and have no answer yet: enough for a full batch.
 MAX_STREAM_IN_FLIGHT = 128
-_FINAL_RESPONSE = "triton_final_response"
 
-_LOG = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)  # not frozen: one is made for every call, and that costs three times as much
-class CallContext:
-    """What a transport knows of a call beside its message.
-
-    Attributes:
-        rpc: the row.
-        deadline_s: on the event loop's clock; None: no deadline.
-        metadata: the client's headers, names in lower case; binary ones are left out.
-        peer: where the call comes from, for the log.
-        record: what becomes known of the call while it is answered.
-        arrived_ns: when it came, by ``time.monotonic_ns``.
-    """
-
-    rpc: Rpc
-    deadline_s: float | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    peer: str = ""
-    record: CallRecord = field(default_factory=CallRecord)
-    arrived_ns: int = field(default_factory=time.monotonic_ns)
-
-
-UnaryCall = Callable[[Any, CallContext], Awaitable[Message]]
-StreamCall = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Message]]
-EncodeAnswer = Callable[[InferResponse], bytes]
-DeliverBytes = Callable[[bytes | Exception], None]
-
-
-class Cancellable(Protocol):
-    """A call that was begun."""
-
-    def cancel(self) -> None:
-        """Its caller went away; without effect where it has its answer."""
-
-
-InferCall = Callable[[InferRequest, CallContext, DeliverBytes], Cancellable]
-
-Encoded = TypeVar("Encoded")
 Asked = TypeVar("Asked", bound=Message)
 Answered = TypeVar("Answered", bound=Message)
 
 
-def parse(rpc: Rpc, data: bytes) -> Message:
-    """The request message of an RPC.
-
-    Raises:
-        InvalidRequestError: the bytes are not one; text that is not UTF-8 is found here too.
-    """
-    try:
-        return message_class(rpc.request).FromString(data)
-    except DecodeError as error:
-        raise InvalidRequestError(
-            f"the request is not a valid {rpc.request} ({len(data)} bytes)"
-        ) from error
-
-
-def _encoded(
-    record: CallRecord, answer: InferResponse, encode: Callable[[InferResponse], Encoded]
-) -> Encoded:
-    """An answer's message, noted and timed."""
-    record.version, record.phases = answer.model_version, answer.phases
-    record.rows += answer.rows
-    record.answered_ns = time.time_ns()
-    started_ns = time.perf_counter_ns()
-    encoded = encode(answer)
-    answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
-    return encoded
-
-
-def _deliver_encoded(
-    record: CallRecord,
-    encode: EncodeAnswer,
-    deliver: DeliverBytes,
-    outcome: InferResponse | Exception,
-) -> None:
-    answer: bytes | Exception
-    if isinstance(outcome, Exception):
-        answer = outcome
-    else:
-        try:
-            answer = _encoded(record, outcome, encode)
-        except Exception as error:
-            answer = error
-    deliver(answer)
-
-
-class Calls:
+class Calls(InferCalls):
     """The calls, named as in the table of RPCs.
 
     Args:
@@ -145,16 +49,6 @@ class Calls:
         max_message_bytes: of one request's inputs in shared memory, and of what is read ahead of a
             stream.
     """
-
-    def __init__(
-        self,
-        data_plane: DataPlane,
-        max_tensor_elements: int = codec.MAX_MESSAGE_BYTES,
-        max_message_bytes: int = codec.MAX_MESSAGE_BYTES,
-    ) -> None:
-        self._data_plane = data_plane
-        self._max_tensor_elements = max_tensor_elements
-        self._max_message_bytes = max_message_bytes
 
     def unary(self, rpc: Rpc) -> UnaryCall:
         """The call for a row with one request and one answer."""
@@ -212,58 +106,11 @@ class Calls:
                 tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
         return response
 
-    async def model_infer(
-        self, request: inference.ModelInferRequest, context: CallContext
-    ) -> inference.ModelInferResponse:
-        """Runs a request; always answers raw."""
-        record = context.record
-        record.asks(request.model_name, request.model_version, request.id)
-        decoded = decode_request(
-            request,
-            self._data_plane.shared_memory,
-            context.deadline_s,
-            max_elements=self._max_tensor_elements,
-            max_shared_bytes=self._max_message_bytes,
-        )
-        encode = partial(encode_response, places=decoded.places)
-        answer = await self._data_plane.model_infer(decoded.request)
-        return _encoded(record, answer, encode)
-
-    def infer(self, encode: EncodeAnswer) -> InferCall:
-        """``model_infer`` for a transport that reads and writes plain requests by itself.
-
-        Nothing in it waits: the answer, or an error, is delivered once, perhaps before it returns.
-        """
-        begin_infer = self._data_plane.begin_infer
-
-        def infer(
-            request: InferRequest, context: CallContext, deliver: DeliverBytes
-        ) -> Cancellable:
-            record = context.record
-            record.asks(request.model_name, request.model_version, request.request_id)
-            return begin_infer(request, partial(_deliver_encoded, record, encode, deliver))
-
-        return infer
-
     async def model_stream_infer(
         self, requests: AsyncIterator[inference.ModelInferRequest], context: CallContext
     ) -> AsyncIterator[inference.ModelStreamInferResponse]:
         """Runs each request of a stream; answers in their order, an error as an answer."""
-
-        async def answer(
-            request: inference.ModelInferRequest,
-        ) -> inference.ModelStreamInferResponse:
-            try:
-                response = await self.model_infer(request, context)
-            except Exception as error:
-                return inference.ModelStreamInferResponse(
-                    error_message=_stream_error(error, context.rpc),
-                    infer_response=inference.ModelInferResponse(id=request.id),
-                )
-            if asks_for_final_response(request):
-                response.parameters[_FINAL_RESPONSE].bool_param = True
-            return inference.ModelStreamInferResponse(infer_response=response)
-
+        answer = partial(self.stream_answer, context=context)
         async with aclosing(self._in_order(requests, answer)) as answers:
             async for response in answers:
                 yield response
@@ -446,13 +293,3 @@ def _size(request: Message) -> int:
 
 def _no_cuda() -> UnsupportedError:
     return UnsupportedError("CUDA shared memory is not offered by this server")
-
-
-def _stream_error(error: Exception, rpc: Rpc) -> str:
-    """The words for a request that failed; what we did not raise on purpose says nothing."""
-    if not isinstance(error, HlserveError):
-        _LOG.error("%s failed", rpc.path, exc_info=error)
-        return INTERNAL_DETAILS
-    if status_of(error) == INTERNAL:
-        _LOG.error("%s: %s", rpc.path, error)
-    return details_of(error)

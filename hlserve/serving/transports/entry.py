@@ -6,7 +6,7 @@ a log line). Each transport takes its calls from ``Entry``, so a stage is writte
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -14,9 +14,10 @@ from typing import Any, NoReturn, Protocol
 from google.protobuf.message import Message
 
 from hlserve.errors import HlserveError
+from hlserve.pb.messages import inference
 from hlserve.rpcs import Rpc
 from hlserve.serving.request import InferRequest
-from hlserve.serving.transports.calls import (
+from hlserve.serving.transports.context import (
     CallContext,
     Cancellable,
     DeliverBytes,
@@ -39,6 +40,11 @@ class Answering(Protocol):
 
     def stream(self, rpc: Rpc) -> StreamCall:
         """The call for a row that streams, on either side."""
+
+    async def stream_answer(
+        self, request: inference.ModelInferRequest, context: CallContext
+    ) -> inference.ModelStreamInferResponse:
+        """The answer to one message of a stream; what goes wrong is an answer too."""
 
 
 class Entry:
@@ -92,6 +98,24 @@ class Entry:
                     yield response
 
         return staged
+
+    def open_stream(self, context: CallContext) -> Callable[[BaseException | None], None]:
+        """Begins a stream whose messages the transport takes by itself; answers how to end it.
+
+        Raises:
+            HlserveError: a stage refuses it.
+        """
+        return partial(self._stages.end, self._stages.begin(context), context)
+
+    def infer_in_stream(self, encode: EncodeAnswer) -> InferCall:
+        """``infer`` for the messages of such a stream: the stages stand around it, not them."""
+        return self._calls.infer(encode)
+
+    async def stream_answer(
+        self, request: inference.ModelInferRequest, context: CallContext
+    ) -> inference.ModelStreamInferResponse:
+        """The answer to a message of such a stream that is not plain."""
+        return await self._calls.stream_answer(request, context)
 
     def refuse(self, context: CallContext, error: HlserveError) -> NoReturn:
         """For a transport that got bytes which are no request: the stages see the refusal.

@@ -9,14 +9,14 @@ from google.protobuf.message import Message
 
 from hlserve import errors
 from hlserve.errors import HlserveError, UnavailableError
-from hlserve.pb.messages import message_class
+from hlserve.pb.messages import inference, message_class
 from hlserve.rpcs import Rpc, by_path
 from hlserve.serving.control import SNAPSHOT_PATH, Answered, Failed, Outcome
 from hlserve.serving.summing import add_up
 from hlserve.serving.transports.admin_messages import model_asked
-from hlserve.serving.transports.calls import (
+from hlserve.serving.transports.calls import Calls
+from hlserve.serving.transports.context import (
     CallContext,
-    Calls,
     EncodeAnswer,
     InferCall,
     StreamCall,
@@ -59,6 +59,12 @@ class EverywhereCalls:
     def stream(self, rpc: Rpc) -> StreamCall:
         """The call for a row that streams: always in this process."""
         return self._calls.stream(rpc)
+
+    async def stream_answer(
+        self, request: inference.ModelInferRequest, context: CallContext
+    ) -> inference.ModelStreamInferResponse:
+        """One message of a stream: always in this process."""
+        return await self._calls.stream_answer(request, context)
 
     async def run_here(self, path: str, request: bytes) -> bytes:
         """Runs a call in this process for whoever asked the supervisor."""

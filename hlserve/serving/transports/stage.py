@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hlserve.serving.transports.calls import CallContext
+from hlserve.serving.transports.context import CallContext
 
 
 class Stage:

@@ -17,7 +17,7 @@ from hlserve.rpcs import find
 from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.shared_memory import SharedMemory
 from hlserve.serving.statistics import ModelStatistics, Phases
-from hlserve.serving.transports.calls import parse
+from hlserve.serving.transports.context import parse
 from hlserve.serving.transports.http2.fast_infer import FastInfer
 from hlserve.serving.transports.infer_messages import decode_request
 

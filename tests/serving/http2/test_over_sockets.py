@@ -29,7 +29,8 @@ from hlserve.serving.limits import LimitsConfig
 from hlserve.serving.listening import Listening
 from hlserve.serving.server import TRANSPORTS
 from hlserve.serving.store import ModelStore
-from hlserve.serving.transports.calls import CallContext, Calls
+from hlserve.serving.transports.calls import Calls
+from hlserve.serving.transports.context import CallContext
 from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.grpcio import GrpcioServer
 from hlserve.serving.transports.http2 import Http2Limits, Http2Server, frames

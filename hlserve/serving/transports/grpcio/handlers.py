@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from hlserve.errors import HlserveError, InvalidRequestError
 from hlserve.rpcs import RPCS, SERVICES, Rpc
 from hlserve.serving.dataplane import deadline_after
-from hlserve.serving.transports.calls import CallContext, parse
+from hlserve.serving.transports.context import CallContext, parse
 from hlserve.serving.transports.entry import Entry
 from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, details_of, status_of
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hlserve.errors import DeadlineExceededError
 from hlserve.serving.call_record import CallRecord
-from hlserve.serving.transports.calls import CallContext, Cancellable
+from hlserve.serving.transports.context import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.connection import Connection
 from hlserve.serving.transports.http2.eager_call import EagerCall
@@ -24,6 +24,7 @@ from hlserve.serving.transports.http2.grpc_framing import (
 )
 from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
+from hlserve.serving.transports.http2.infer_stream import InferStream
 from hlserve.serving.transports.http2.service import GrpcService, Row, status_and_details
 from hlserve.serving.transports.http2.streams import Stream
 
@@ -75,8 +76,12 @@ class Calls:
             CallRecord(),
             int(now_s * 1e9),
         )
-        made = _Unary if row.unary is not None else _Streaming
-        stream.call = made(self, stream, row, context, head.encoding)
+        if row.unary is not None:
+            stream.call = _Unary(self, stream, row, context, head.encoding)
+        elif row.is_infer_stream:
+            stream.call = InferStream(self, stream, row, context, head.encoding)
+        else:
+            stream.call = _Streaming(self, stream, row, context, head.encoding)
         if stream.has_ended:
             stream.call.received(b"")
 

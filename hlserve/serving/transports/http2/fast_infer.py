@@ -153,7 +153,7 @@ class FastInfer:
         parts = [head.before_id]
         if answer.request_id:
             text = answer.request_id.encode()
-            parts += (b"\x1a", _varint(len(text)), text)
+            parts += (b"\x1a", varint(len(text)), text)
         parts.append(head.after_id)
         for before_raw, raw in zip(head.before_raws, raws, strict=True):
             parts += (before_raw, raw)
@@ -168,7 +168,7 @@ class FastInfer:
         for name, array in answer.outputs.items():
             datatype = datatypes.of_array(array)
             after.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-            before_raws.append(b"\x32" + _varint(array.nbytes))
+            before_raws.append(b"\x32" + varint(array.nbytes))
         head = _Head(before.SerializeToString(), after.SerializeToString(), tuple(before_raws))
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
@@ -272,7 +272,7 @@ def _template(key: bytes, max_elements: int) -> _Template | None:
             if datatype.name in _CHECKED_DATATYPES or not math.prod(shape) or not shape:
                 return None
             size_bytes = math.prod(shape) * datatype.size_bytes
-            before_raw = bytes((_RAW,)) + _varint(size_bytes)
+            before_raw = bytes((_RAW,)) + varint(size_bytes)
             inputs[tensor.name] = _Input(tensor.name, datatype.dtype, shape, size_bytes, before_raw)
     except InvalidRequestError:
         return None
@@ -286,7 +286,8 @@ def _template(key: bytes, max_elements: int) -> _Template | None:
     )
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it."""
     if value < 0x80:
         return bytes((value,))
     out = bytearray()

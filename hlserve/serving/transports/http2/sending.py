@@ -127,6 +127,19 @@ class Sender:
         """
         if stream.number not in self._streams:
             return
+        size = len(data)
+        if (
+            not stream.unsent
+            and size <= self._max_frame_bytes
+            and size <= self._window
+            and size <= stream.send_window
+            and self._out_bytes < _MAX_OUTPUT_BYTES
+            and not self._is_paused
+        ):
+            self._window -= size
+            stream.send_window -= size
+            self.control(frames.HEADER.pack(size << 8, 0, stream.number) + data)
+            return
         if self.unsent_bytes > self._max_unsent_bytes:
             raise ConnectionFaultError(
                 ErrorCode.ENHANCE_YOUR_CALM, f"{self.unsent_bytes} bytes of answers were not read"

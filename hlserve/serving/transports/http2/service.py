@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.message import Message
 
 from hlserve.errors import HlserveError, InvalidRequestError
+from hlserve.pb.messages import inference
 from hlserve.rpcs import RPCS, Rpc
-from hlserve.serving.transports.calls import (
+from hlserve.serving.transports.context import (
     CallContext,
     Cancellable,
     DeliverBytes,
@@ -19,9 +21,10 @@ from hlserve.serving.transports.calls import (
     parse,
 )
 from hlserve.serving.transports.entry import Entry
-from hlserve.serving.transports.http2.fast_infer import FastInfer
+from hlserve.serving.transports.http2.fast_infer import FastInfer, varint
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
 from hlserve.serving.transports.http2.limits import Http2Limits
+from hlserve.serving.transports.infer_calls import stream_error
 from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, details_of, status_of
 
 _LOG = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ class Row:
     unary: UnaryCall | None
     stream: StreamCall | None
     is_infer: bool
+    is_infer_stream: bool = False
 
 
 class GrpcService:
@@ -56,6 +60,7 @@ class GrpcService:
         self.rows = {rpc.path: _row(rpc, entry) for rpc in RPCS}
         self._fast = FastInfer(max_tensor_elements)
         self._infer = entry.infer(self._fast.encode)
+        self._infer_in_stream = entry.infer_in_stream(self._fast.encode)
 
     def hold(self, change: int) -> None:
         """Counts bytes of requests that are not whole, or not taken yet, on all connections.
@@ -91,6 +96,51 @@ class GrpcService:
         context.record.request_bytes = len(data) - start
         return self._infer(request, context, deliver)
 
+    def open_stream(self, context: CallContext) -> Callable[[BaseException | None], None]:
+        """Begins a ModelStreamInfer that is taken message by message; answers how to end it.
+
+        Raises:
+            HlserveError: it is refused.
+        """
+        return self._entry.open_stream(context)
+
+    def begin_message(
+        self,
+        data: bytes,
+        context: CallContext,
+        arrived_ns: int,
+        deliver: Callable[[bytes], None],
+    ) -> Cancellable | None:
+        """One message of such a stream; None: it is not plain, ``message`` answers it.
+
+        Args:
+            data: a serialized ``ModelInferRequest``.
+            context: of the stream.
+            arrived_ns: when it came, by ``time.monotonic_ns``.
+            deliver: gets the serialized answer, once, perhaps before this returns.
+        """
+        request = self._fast.decode(data, context.deadline_s, 0, arrived_ns)
+        if request is None:
+            return None
+        context.record.request_bytes += len(data)
+        tell = partial(_tell_stream, context.rpc, request.request_id, deliver)
+        try:
+            return self._infer_in_stream(request, context, tell)
+        except Exception as error:  # an answer, too
+            tell(error)
+            return _NOTHING_BEGUN
+
+    async def message(self, data: bytes, context: CallContext) -> bytes:
+        """The serialized answer to one message of such a stream.
+
+        Raises:
+            InvalidRequestError: the bytes are no request.
+        """
+        context.record.request_bytes += len(data)
+        request = parse(context.rpc, data)
+        assert isinstance(request, inference.ModelInferRequest)
+        return (await self._entry.stream_answer(request, context)).SerializeToString()
+
     async def unary(self, row: Row, data: bytes, context: CallContext) -> bytes:
         """The serialized answer of a call with one request and one answer.
 
@@ -114,9 +164,30 @@ class GrpcService:
             yield response.SerializeToString()
 
 
+class _NothingBegun:
+    """A call that had its answer before it began."""
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+
+_NOTHING_BEGUN = _NothingBegun()
+
+
+def _tell_stream(
+    rpc: Rpc, request_id: str, deliver: Callable[[bytes], None], outcome: bytes | Exception
+) -> None:
+    """A ModelStreamInferResponse of a ModelInferResponse, or of an error."""
+    if isinstance(outcome, Exception):
+        deliver(stream_error(outcome, request_id, rpc).SerializeToString())
+    else:
+        deliver(b"\x12" + varint(len(outcome)) + outcome)
+
+
 def _row(rpc: Rpc, entry: Entry) -> Row:
     if rpc.streams_request or rpc.streams_response:
-        return Row(rpc, None, entry.stream(rpc), is_infer=False)
+        is_infer = rpc.call == "model_stream_infer"
+        return Row(rpc, None, entry.stream(rpc), is_infer=False, is_infer_stream=is_infer)
     return Row(rpc, entry.unary(rpc), None, is_infer=rpc.call == "model_infer")
 
 
