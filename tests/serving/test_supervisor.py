@@ -26,8 +26,10 @@ LOG_SETTINGS = find("LogSettings")
 
 def servers() -> set[int]:
     """Our children that are servers."""
-    own = Path(f"/proc/{os.getpid()}/task")
-    found = {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            found.update(map(int, (task / "children").read_text().split()))
     return {pid for pid in found if is_server(pid)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -112,15 +113,24 @@ class RequestQueue:
                 self.remove(pending)
         return None
 
-    def take(self, first: Pending, is_wanted: Callable[[Pending], bool]) -> list[Pending]:
-        """``first`` and those that may run with it, in order, up to the most rows of a run."""
+    def take(
+        self, first: Pending, is_wanted: Callable[[Pending], bool], sure_s: float = math.inf
+    ) -> list[Pending]:
+        """``first`` and those that may run with it, in order, up to the most rows of a run.
+
+        Args:
+            first: from ``first``.
+            is_wanted: asked for each but those whose deadline is ``sure_s`` or later.
+            sure_s: on the clock of their deadlines.
+        """
         self.remove(first)
         batch, rows = [first], first.rows
         if first.key is None:
             return batch
         for lane in self._lanes:
             while (pending := lane.first_like(first.key)) is not None:
-                wanted = pending.deadline_s is None or is_wanted(pending)
+                deadline_s = pending.deadline_s
+                wanted = deadline_s is None or deadline_s >= sure_s or is_wanted(pending)
                 if wanted and rows + pending.rows > self._config.max_rows:
                     return batch
                 self.remove(pending)

@@ -184,7 +184,9 @@ class Runs:
         return first.elements * rows // max(1, first.rows)
 
     def _take(self, first: Pending, now_ns: int) -> list[Pending]:
-        return self._queue.take(first, partial(self._is_worth_running, now_ns / 1e9))
+        now_s = now_ns / 1e9
+        sure_s = now_s + self._least_s(first)  # as for the largest batch that may come of it
+        return self._queue.take(first, partial(self._is_worth_running, now_s), sure_s)
 
     def _run_inline(self, first: Pending, now_ns: int) -> None:
         batch = self._take(first, now_ns)

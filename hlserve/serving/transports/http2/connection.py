@@ -76,34 +76,51 @@ class Connection(Generic[Head]):
         if self.is_closed:
             return
         self.now_s = self._clock()
-        if self._waiting or not self._has_preface:
-            self._waiting.append(data)
-            self._waiting_bytes += len(data)
-            if self._waiting_bytes < self._needed_bytes and self._has_preface:
-                return  # joined once it is whole: a byte at a time must not cost a copy each
-            data = b"".join(self._waiting)
-            self._waiting, self._waiting_bytes = [], 0
         try:
-            rest = self._frames(data, 0 if self._has_preface else self._preface(data))
+            start = self._complete(data) if self._waiting or not self._has_preface else 0
+            if start < len(data) and not self.is_closed:
+                self._keep(self._frames(data, start))
         except ConnectionFaultError as fault:
             self._close(fault)
-            return
+
+    def _keep(self, rest: bytes) -> None:
+        """The beginning of a frame whose rest is to come."""
         if rest:
             self._waiting, self._waiting_bytes = [rest], len(rest)
 
-    def _preface(self, data: bytes) -> int:
+    def _complete(self, data: bytes) -> int:
+        """Handles what began before with its rest, and no more; where ``data`` goes on.
+
+        A byte at a time must not cost a copy each, nor the end of one frame a copy of all others.
+        """
+        start = 0
+        while self._waiting_bytes + len(data) - start >= self._needed_bytes:
+            stop = start + self._needed_bytes - self._waiting_bytes
+            whole = b"".join((*self._waiting, data[start:stop]))
+            start = stop
+            self._waiting, self._waiting_bytes = [], 0
+            if not self._has_preface:
+                self._preface(whole)
+                return start
+            self._keep(self._frames(whole, 0))
+            if not self._waiting or self.is_closed:
+                return start
+        if start < len(data):
+            self._waiting.append(data[start:])
+            self._waiting_bytes += len(data) - start
+        if not self._has_preface:
+            self._preface(b"".join(self._waiting))
+        return len(data)
+
+    def _preface(self, data: bytes) -> None:
+        """The first bytes, as far as they are there."""
         expected = frames.PREFACE
-        if data[: len(expected)] != expected[: len(data)]:
+        if data != expected[: len(data)]:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
-        if len(data) < len(expected):
-            return 0
-        self._has_preface = True
-        return len(expected)
+        self._has_preface = len(data) == len(expected)
 
     def _frames(self, data: bytes, position: int) -> bytes:
         """Handles every whole frame; the rest is given back."""
-        if not self._has_preface:
-            return data
         end = len(data)
         unpack = frames.HEADER.unpack_from
         max_bytes = self._limits.max_frame_bytes
