@@ -9,21 +9,34 @@ from dataclasses import dataclass
 INLINE_RUN_S = 0.0002
 
 _SMOOTHING = 0.25  # weight of the newest measurement
+_CREEP = 0.005  # the same where it is above the low one
+_TRIED_AGAIN_AFTER = 512  # runs, until what was too long inline is tried again
 # A first run allocates and tunes; before so many measurements nobody is refused on their strength.
 _TRUSTED_COUNT = 3
 
 
 @dataclass(slots=True)
 class Times:
-    """Smoothed seconds: how long, how far from that as a rule, and the least there was."""
+    """Smoothed seconds of what is done again and again.
+
+    Attributes:
+        mean_s: how long it takes.
+        deviation_s: how far from that, as a rule.
+        least_s: the least there was.
+        low_s: how long where nothing comes between: near the least of late.
+        inline_s: the mean of runs on the loop, which none of our threads held up; None: none yet.
+    """
 
     mean_s: float
     deviation_s: float
     least_s: float
     count: int = 1
+    low_s: float = 0.0
+    inline_s: float | None = None
 
     def add(self, seconds: float) -> None:
         """Moves toward a measurement."""
+        self.low_s = min(seconds, self.low_s + _CREEP * (seconds - self.low_s))
         error_s = seconds - self.mean_s
         self.mean_s += _SMOOTHING * error_s
         self.deviation_s += _SMOOTHING * (abs(error_s) - self.deviation_s)
@@ -52,10 +65,19 @@ class RunTimes:
         """What a run in a worker takes beside the run: waking it, and coming back to the loop."""
         return self._overhead.mean_s
 
-    def measured_s(self, elements: int) -> float:
-        """The mean for this very size; infinite where it was not seen yet."""
+    def is_short(self, elements: int) -> bool:
+        """Whether a run of this very size may go inline; False where it was not seen yet.
+
+        In a thread a run is held up by the loop, so the low times there say whether to try, and
+        the mean of those that went inline whether to go on. A failed try is forgotten after a
+        while.
+        """
         times = self._by_size.get(elements.bit_length())
-        return float("inf") if times is None else times.mean_s
+        if times is None:
+            return False
+        if times.inline_s is not None and times.count % _TRIED_AGAIN_AFTER == 0:
+            times.inline_s = None
+        return (times.low_s if times.inline_s is None else times.inline_s) <= INLINE_RUN_S
 
     @property
     def longest_s(self) -> float:
@@ -76,14 +98,18 @@ class RunTimes:
                 return times
         return _UNKNOWN
 
-    def record(self, elements: int, seconds: float) -> None:
+    def record(self, elements: int, seconds: float, *, is_inline: bool = False) -> None:
         """Takes in one run."""
         self._longest_s = None
         times = self._by_size.get(elements.bit_length())
         if times is None:
-            self._by_size[elements.bit_length()] = Times(seconds, 0.0, seconds)
+            times = Times(seconds, 0.0, seconds, low_s=seconds)
+            self._by_size[elements.bit_length()] = times
         else:
             times.add(seconds)
+        if is_inline:
+            inline_s = seconds if times.inline_s is None else times.inline_s
+            times.inline_s = inline_s + _SMOOTHING * (seconds - inline_s)
 
     def record_overhead(self, seconds: float) -> None:
         """Takes in what one run took beside the run."""

@@ -13,7 +13,7 @@ from functools import partial
 
 from hlserve.errors import ShuttingDownError
 from hlserve.serving.batching.admission import Admission
-from hlserve.serving.batching.estimates import INLINE_RUN_S, RunTimes
+from hlserve.serving.batching.estimates import RunTimes
 from hlserve.serving.batching.flights import InFlight
 from hlserve.serving.batching.pending import Pending, total_elements
 from hlserve.serving.batching.queue import RequestQueue
@@ -144,7 +144,7 @@ class Runs:
             first = self._first(now_ns)
             if first is None:
                 return
-            if self._times.measured_s(self._batch_elements(first)) <= INLINE_RUN_S:
+            if self._times.is_short(self._batch_elements(first)):
                 self._run_inline(first, now_ns)
                 if len(self._queue):
                     self._go_soon(loop)
@@ -191,7 +191,7 @@ class Runs:
     def _run_inline(self, first: Pending, now_ns: int) -> None:
         batch = self._take(first, now_ns)
         result = self._runner(batch)
-        self._note(result)
+        self._note(result, is_inline=True)
         self._deliver(batch, result)
 
     # ----- in a thread
@@ -231,6 +231,8 @@ class Runs:
             return  # with a timeout of the queue it may still leave
         if first.key is not None and self._queue.rows_like(first) < self._config.max_rows:
             return
+        if self._times.is_short(self._batch_elements(first)):
+            return  # it goes inline
         batch = self._take(first, now_ns)
         least_s = self._admission.least_s(total_elements(batch))
         for pending in batch:
@@ -284,7 +286,8 @@ class Runs:
         self._busy -= 1
         self._threads.release(self._threads_a_run)
 
-    def _note(self, result: BatchResult) -> None:
+    def _note(self, result: BatchResult, *, is_inline: bool = False) -> None:
         for run in result.executions:
-            self._times.record(run.elements, (run.input_ns + run.infer_ns + run.output_ns) / 1e9)
+            took_s = (run.input_ns + run.infer_ns + run.output_ns) / 1e9
+            self._times.record(run.elements, took_s, is_inline=is_inline)
         self._record(result)

@@ -144,6 +144,10 @@ class _Unary:
         """The request once it is whole."""
         stream = self._stream
         messages = reader.feed(data)
+        if not messages and not self._messages and not stream.has_ended:
+            self._hold(reader.held_bytes)
+            self._calls.connection.consumed(stream, len(data))
+            return None
         if self._messages:
             messages = self._messages + messages
         if len(messages) > 1 or (stream.has_ended and (not messages or reader.held_bytes)):
