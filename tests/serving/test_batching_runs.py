@@ -1,6 +1,7 @@
 """Runs at once: instances, the threads of all models, the order of answers, and the counts."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from hlserve.serving.batching import DynamicBatcher, RunThreads
+from hlserve.serving.batching.pending import Pending
+from hlserve.serving.batching.run_threads import Job
 from hlserve.serving.batching_config import BatchingConfig
 from tests.serving.batching_bench import Array, Bench, on_bench, turns
 
@@ -105,6 +108,97 @@ def test_the_budget_is_never_exceeded_and_serves_in_order() -> None:
     threads.release(1)
     assert started == [0, 1, 2, 3]
     threads.shutdown(wait=True)
+
+
+# ----- what lies behind a run
+
+
+def test_a_thread_goes_on_with_what_lies_behind_while_the_loop_has_no_time() -> None:
+    async def main(bench: Bench) -> list[list[float]]:
+        target = bench.batcher(max_rows=1)
+        tasks = [await bench.busy(target, 0.0), bench.ask(target, 1.0)]
+        await turns()
+        bench.ready.release()
+        assert bench.started.acquire(timeout=20)  # the loop stands still here
+        begun = list(bench.runs)
+        bench.ready.release()
+        await asyncio.gather(*tasks)
+        return begun
+
+    assert on_bench(main) == [[0.0], [1.0]]
+
+
+def test_what_lies_behind_a_run_and_is_cancelled_does_not_run() -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher(max_rows=1)
+        first, gone = await bench.busy(target, 0.0), bench.ask(target, 1.0)
+        await turns()
+        gone.cancel()
+        await turns()
+        await bench.finish(first)
+        await bench.finish(bench.ask(target, 2.0))
+        assert bench.runs == [[0.0], [2.0]]
+        assert bench.statistics.failures["CANCELED"] == 1
+        assert bench.statistics.pending == 0
+
+    on_bench(main)
+
+
+def test_what_others_may_join_or_overtake_lies_behind_no_run() -> None:
+    async def main(bench: Bench) -> None:
+        joining = bench.batcher(max_rows=4)
+        tasks = [await bench.busy(joining, 0.0), bench.ask(joining, 1.0)]
+        await turns()
+        joined = bench.ask(joining, 2.0)
+        await turns()
+        await bench.finish(*tasks)
+        await joined
+        ranked = bench.batcher(max_rows=1, priority_levels=2, default_priority_level=2)
+        tasks = [await bench.busy(ranked, 3.0), bench.ask(ranked, 4.0)]
+        await turns()
+        tasks.append(bench.ask(ranked, 5.0, priority=1))
+        await turns()
+        await bench.finish(*tasks)
+        assert bench.runs == [[0.0], [1.0, 2.0], [3.0], [5.0], [4.0]]
+
+    on_bench(main)
+
+
+def test_another_model_waits_for_no_more_than_what_lies_behind_already() -> None:
+    async def main(bench: Bench) -> None:
+        greedy, other = bench.batcher(max_rows=1), bench.batcher(max_rows=1)
+        tasks = [await bench.busy(greedy, 0.0), bench.ask(greedy, 1.0)]
+        await turns()
+        tasks += [bench.ask(other, 10.0), bench.ask(greedy, 2.0), bench.ask(greedy, 3.0)]
+        await turns()
+        await bench.finish(*tasks)
+        assert bench.runs == [[0.0], [1.0], [10.0], [2.0], [3.0]]
+
+    on_bench(main)
+
+
+def test_requests_leave_no_cycles_to_the_collector() -> None:
+    async def main(bench: Bench) -> list[object]:
+        target = bench.batcher(max_rows=1)
+        tasks = [await bench.busy(target, 0.0), bench.ask(target, 1.0), bench.ask(target, 2.0)]
+        await bench.finish(*tasks)
+        tasks.clear()
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(3):
+                await bench.finish(bench.ask(target, 3.0), bench.ask(target, 4.0))
+            gc.collect()
+            return [found for found in gc.garbage if isinstance(found, Pending | Job)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+
+    gc.disable()
+    try:
+        assert on_bench(main) == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("preserves", [False, True])

@@ -27,13 +27,13 @@ def request(model: str, number: int, rows: int = 1) -> Request:
     return message
 
 
-def stream(channel: grpc.Channel, requests: Iterator[Request | bytes]) -> Any:
+def stream(channel: grpc.Channel, requests: Iterator[Request | bytes], timeout: float = 30) -> Any:
     call = channel.stream_stream(
         find("ModelStreamInfer").path,
         request_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
         response_deserializer=Response.FromString,
     )
-    return call(requests, timeout=30)
+    return call(requests, timeout=timeout)
 
 
 def test_answers_come_in_the_order_of_the_requests(server: RunningServer) -> None:
@@ -63,6 +63,41 @@ def test_an_error_is_an_answer_and_the_stream_goes_on(server: RunningServer) -> 
     assert "input 'x': raw contents hold 3 bytes" in words[1]
     assert "model 'absent' is not in this server's repository" in words[2]
     assert not answers[1].infer_response.outputs
+
+
+def test_requests_of_every_kind_wait_in_one_line(server: RunningServer) -> None:
+    """Raw ones may be read without protobuf; typed ones, parameters and errors are not."""
+    requests = []
+    for number in range(40):
+        message = request("identity_FP32", number)
+        if number % 4 == 1:
+            message.raw_input_contents.clear()
+            message.inputs[0].contents.fp32_contents.append(number)
+        elif number % 4 == 2:
+            message.parameters["triton_enable_empty_final_response"].bool_param = True
+        elif number % 4 == 3:
+            message.model_name = "absent"
+        requests.append(message)
+    with grpc.insecure_channel(server.address) as channel:
+        answers = list(stream(channel, iter(requests)))
+    assert [answer.infer_response.id for answer in answers] == [str(n) for n in range(40)]
+    for number, answer in enumerate(answers):
+        assert bool(answer.error_message) is (number % 4 == 3)
+        if number % 4 != 3:
+            (raw,) = answer.infer_response.raw_output_contents
+            assert np.frombuffer(raw, "<f4").tolist() == [number]
+
+
+def test_a_stream_ends_at_its_deadline(server: RunningServer) -> None:
+    waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+    with grpc.insecure_channel(server.address) as channel:
+        answers = stream(channel, iter(waiting.get, None), timeout=0.5)
+        waiting.put(request("identity_FP32", 1))
+        assert next(answers).infer_response.id == "1"
+        with pytest.raises(grpc.RpcError) as caught:
+            next(answers)
+        waiting.put(None)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_a_malformed_message_ends_the_stream_after_the_answers_before_it(

@@ -15,22 +15,25 @@ class Answers:
 
     Args:
         in_order: an answer waits for those of earlier requests of its level.
+
+    Attributes:
+        in_order: as given; False: nothing here needs to be called.
     """
 
     def __init__(self, *, in_order: bool) -> None:
-        self._in_order = in_order
+        self.in_order = in_order
         self._lines: dict[int, _Line] = {}
 
     def expect(self, pending: Pending) -> None:
         """A request was taken."""
-        if self._in_order:
+        if self.in_order:
             self._lines.setdefault(pending.level, OrderedDict())[pending] = None
 
     def in_turn(
         self, outcomes: Sequence[tuple[Pending, Outcome]]
     ) -> Sequence[tuple[Pending, Outcome]]:
         """What can go out, now that these are there."""
-        if not self._in_order:
+        if not self.in_order:
             return outcomes
         ready: list[tuple[Pending, Outcome]] = []
         for pending, outcome in outcomes:

@@ -130,7 +130,7 @@ class DynamicBatcher:
         """
         arrived_ns = arrived_ns or self._clock_ns()
         try:
-            plan = self._plan(inputs, outputs, signature)
+            plan = self._plans.get(signature) or self._plan(inputs, outputs, signature)
             level, timeout_s = self._usual_level, self._usual_timeout_s
             if priority or timeout_us:
                 level = self._config.level(priority)
@@ -144,7 +144,8 @@ class DynamicBatcher:
             self._statistics.failed(failure_reason(error), self._clock_ns() - arrived_ns)
             raise
         self._statistics.pending += 1
-        self._answers.expect(pending)
+        if self._answers.in_order:
+            self._answers.expect(pending)
         self._runs.take_in(pending, asyncio.get_running_loop())
         return pending
 
@@ -193,13 +194,11 @@ class DynamicBatcher:
     def _plan(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], signature: object | None
     ) -> Plan:
-        plan = self._plans.get(signature)
-        if plan is None:
-            plan = plan_of(inputs, outputs, self._config.max_rows if self._joins else 0)
-            if signature is not None:
-                if len(self._plans) >= _MAX_PLANS:
-                    self._plans.clear()
-                self._plans[signature] = plan
+        plan = plan_of(inputs, outputs, self._config.max_rows if self._joins else 0)
+        if signature is not None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            self._plans[signature] = plan
         return plan
 
     def _check_deadline(self, pending: Pending, deadline_s: float) -> None:

@@ -34,6 +34,7 @@ class RequestQueue:
         # Two lanes a level: those in time, then those that a DELAY policy moved back.
         self._lanes = [_Lane(index) for index in range(2 * max(1, config.priority_levels))]
         policies = (config.queue_policy, *config.priority_queue_policies.values())
+        self._max_rows, self._max_bytes = config.max_queue_rows, config.max_queue_bytes
         self._limits_requests = any(policy.max_queue_size for policy in policies)
         self._rows_by_key: dict[object, int] = {}
         self._count = 0
@@ -53,7 +54,11 @@ class RequestQueue:
             QueueFullError: rows, bytes or the requests of its level would exceed their limit.
                 Where nothing waits, one request of any size may.
         """
-        if self._count:
+        if self._count and (
+            self._limits_requests
+            or self._rows + pending.rows > self._max_rows
+            or self._size_bytes + pending.size_bytes > self._max_bytes
+        ):
             self._check_room(pending)
         self._lanes[2 * pending.level - 2].add(pending)
         self._count += 1
@@ -140,14 +145,11 @@ class RequestQueue:
         return batch
 
     def _check_room(self, pending: Pending) -> None:
-        if self._rows + pending.rows > self._config.max_queue_rows:
-            waiting = f"{self._rows} rows wait"
-            raise self._full(waiting, pending.rows, self._config.max_queue_rows)
-        if self._size_bytes + pending.size_bytes > self._config.max_queue_bytes:
+        if self._rows + pending.rows > self._max_rows:
+            raise self._full(f"{self._rows} rows wait", pending.rows, self._max_rows)
+        if self._size_bytes + pending.size_bytes > self._max_bytes:
             waiting = f"{self._size_bytes} bytes wait"
-            raise self._full(waiting, pending.size_bytes, self._config.max_queue_bytes)
-        if not self._limits_requests:
-            return
+            raise self._full(waiting, pending.size_bytes, self._max_bytes)
         limit = self._config.policy(pending.level).max_queue_size
         if not limit:
             return

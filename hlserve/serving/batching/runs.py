@@ -99,7 +99,8 @@ class Runs:
             if self._turn is None:
                 self._waits.watch(pending, loop)
                 return
-        self._waits.watch_soon(pending)
+        if pending.deadline_s is not None or pending.timeout_s:
+            self._waits.watch_soon(pending)
 
     def _schedule(self, pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
         delay_s = self._delay_s

@@ -134,8 +134,11 @@ class _Stages:
         self._begins = tuple(
             None if type(stage).begin is Stage.begin else stage.begin for stage in stages
         )
-        ends = [None if type(stage).end is Stage.end else stage.end for stage in stages]
-        self._ends = tuple(enumerate(ends))[::-1]
+        self._ends = tuple(
+            (index, stage.end)
+            for index, stage in reversed(list(enumerate(stages)))
+            if type(stage).end is not Stage.end
+        )
 
     def begin(self, context: CallContext) -> list[object]:
         """What each wants back; one that refuses ends those before it."""
@@ -152,7 +155,7 @@ class _Stages:
         """Ends those that began."""
         count = len(begun)
         for index, end in self._ends:
-            if end is not None and index < count:
+            if index < count:
                 end(context, begun[index], error)
 
     def end_and_tell(
@@ -163,7 +166,9 @@ class _Stages:
         outcome: bytes | Exception,
     ) -> None:
         """Ends them with what came of the call, and hands that on."""
-        self.end(begun, context, None if isinstance(outcome, bytes) else outcome)
+        error = None if isinstance(outcome, bytes) else outcome
+        for index, end in self._ends:
+            end(context, begun[index], error)
         deliver(outcome)
 
     @contextmanager

@@ -83,7 +83,8 @@ class InferCalls:
             request: InferRequest, context: CallContext, deliver: DeliverBytes
         ) -> Cancellable:
             record = context.record
-            record.asks(request.model_name, request.model_version, request.request_id)
+            record.model, record.version = request.model_name, request.model_version
+            record.request_id = request.request_id
             return begin_infer(request, partial(_deliver_encoded, record, encode, deliver))
 
         return infer

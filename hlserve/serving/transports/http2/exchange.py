@@ -20,7 +20,6 @@ from hlserve.serving.transports.http2.grpc_framing import (
     PREFIX_BYTES,
     MessageReader,
     framed,
-    is_plain_message,
 )
 from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
@@ -127,7 +126,12 @@ class _Unary:
     def received(self, data: bytes) -> None:
         if self._reader is None:
             # As a rule one piece holds the whole body, and the body one plain message.
-            if self._stream.has_ended and is_plain_message(data, self._calls.max_message_bytes):
+            size = len(data) - PREFIX_BYTES
+            if (
+                0 <= size <= self._calls.max_message_bytes
+                and self._stream.has_ended
+                and PREFIX.unpack_from(data) == (0, size)
+            ):
                 self._begin(data, PREFIX_BYTES)
                 return
             self._reader = MessageReader(self._encoding, self._calls.max_message_bytes)
