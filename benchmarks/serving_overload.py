@@ -38,9 +38,9 @@ from benchmarks.serving_networks import put
 from hlserve.codec import encode_inputs
 from hlserve.pb.messages import inference
 from hlserve.serving.batching_config import BatchingConfig
-from hlserve.serving.config import ServerConfig
+from hlserve.serving.config import ServerConfig, Wire
 from hlserve.serving.observing import MetricsConfig
-from hlserve.serving.server import Server
+from hlserve.serving.server import Server, loop_factory
 from hlserve.serving.statistics import HISTOGRAM_BOUNDS_S, Duration
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--deadline-ms", type=float, default=50.0)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each part")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--transport", choices=("http2", "grpcio"), default="http2")
     parser.add_argument("--server-cores", type=_cores, default=frozenset(), metavar="0,1")
     parser.add_argument("--client-cores", type=_cores, default=frozenset(), metavar="2")
     parser.add_argument("--json", type=Path)
@@ -81,7 +82,9 @@ def main() -> None:
         _publish(Path(folder), args.run_ms / 1000)
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(Path(folder), there, args.server_cores))
+        process = context.Process(
+            target=_serve, args=(Path(folder), there, args.server_cores, args.transport)
+        )
         process.start()
         if args.client_cores:
             os.sched_setaffinity(0, args.client_cores)
@@ -150,7 +153,7 @@ def _run_s(content: bytes) -> float:
     return float(np.median(times[10:]))
 
 
-def _serve(models: Path, pipe: Connection, cores: frozenset[int]) -> None:
+def _serve(models: Path, pipe: Connection, cores: frozenset[int], transport: Wire) -> None:
     if cores:
         os.sched_setaffinity(0, cores)
 
@@ -160,6 +163,7 @@ def _serve(models: Path, pipe: Connection, cores: frozenset[int]) -> None:
             port=0,
             batching=BatchingConfig(max_rows=1),
             metrics=MetricsConfig(port=None),  # the spread of times is recorded
+            transport=transport,
         )
         server = Server(config)
         await server.start()
@@ -182,7 +186,8 @@ def _serve(models: Path, pipe: Connection, cores: frozenset[int]) -> None:
             )
         await server.drain()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=loop_factory(transport)) as runner:
+        runner.run(serve())
 
 
 def _in_time(duration: Duration, seconds: float) -> int:

@@ -137,9 +137,9 @@ def _observing_options(command: _Command) -> _Command:
 )
 @option(
     "--transport",
-    type=click.Choice(("grpcio", "http2")),
-    default="grpcio",
-    help="http2: our own, which costs less for each request.",
+    type=click.Choice(("auto", "grpcio", "http2")),
+    default="auto",
+    help="What speaks HTTP/2; auto: http2, our own, which costs the least for each request.",
 )
 @option(
     "--system-shared-memory/--no-system-shared-memory",
@@ -208,7 +208,7 @@ def command(models: Path, **options: Any) -> int:
         click.echo(f"serving {names or 'no model yet'} on {server.address}")
         sys.stdout.flush()
 
-    with asyncio.Runner(loop_factory=loop_factory(config.transport)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(config.wire)) as runner:
         is_clean = runner.run(serve(config, on_ready=on_ready, worker_descriptor=worker_descriptor))
     if not is_clean:
         _end_now(1)

@@ -17,7 +17,8 @@ from hlserve.serving.tls import TlsConfig
 ControlMode = Literal["none", "explicit", "poll"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("none", "explicit", "poll")
 
-Transport = Literal["grpcio", "http2"]
+Wire = Literal["grpcio", "http2"]
+Transport = Literal["auto", "grpcio", "http2"]
 
 _MAX_THREADS = 1024
 
@@ -62,6 +63,7 @@ class ServerConfig:
         metrics: None: no metrics, and histograms are not recorded.
         tracing: None: no traces.
         log: which calls are logged; ``logs.configure`` applies the rest of it to the process.
+        transport: what speaks HTTP/2: our own, or grpcio.
     """
 
     models: Path
@@ -82,7 +84,7 @@ class ServerConfig:
     metrics: MetricsConfig | None = None
     tracing: TracingConfig | None = None
     log: LogConfig = field(default_factory=LogConfig)
-    transport: Transport = "grpcio"
+    transport: Transport = "auto"
 
     def __post_init__(self) -> None:
         _check_listening(self)
@@ -93,6 +95,11 @@ class ServerConfig:
         check_threads(self.intra_op_threads)
         if not 0 <= self.threads <= _MAX_THREADS:
             raise ConfigError(f"threads is {self.threads}, expected 0 (a thread a core) or more")
+
+    @property
+    def wire(self) -> Wire:
+        """The transport that serves; ``auto`` is ours, which costs the least."""
+        return "http2" if self.transport == "auto" else self.transport
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import msgspec
 
 from hlserve.repository import Repository
 from hlserve.serving.batching import RunThreads
-from hlserve.serving.config import ServerConfig, Transport
+from hlserve.serving.config import ServerConfig, Wire
 from hlserve.serving.dataplane import DataPlane
 from hlserve.serving.keys import ApiKeys
 from hlserve.serving.listening import Listening
@@ -54,7 +54,7 @@ def _http2() -> type[Http2Server]:
 
 
 # Functions, so that a server imports the one that it serves by: each takes some 40 ms.
-TRANSPORTS: dict[Transport, Callable[[], type[GrpcioServer] | type[Http2Server]]] = {
+TRANSPORTS: dict[Wire, Callable[[], type[GrpcioServer] | type[Http2Server]]] = {
     "grpcio": _grpcio,
     "http2": _http2,
 }
@@ -191,7 +191,7 @@ class Server:
         return msgspec.msgpack.encode(self.snapshot())
 
     def _make_transport(self, calls: Answering) -> GrpcioServer | Http2Server:
-        make = TRANSPORTS[self._config.transport]()
+        make = TRANSPORTS[self._config.wire]()
         return make(Entry(calls, self._stages()), _listening(self._config))
 
     def _stages(self) -> list[Stage]:
@@ -234,9 +234,9 @@ def _listening(config: ServerConfig) -> Listening:
     )
 
 
-def loop_factory(transport: Transport) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(wire: Wire) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """For our own transport uvloop's where it is installed; grpcio brings a loop of its own."""
-    if transport != "http2":
+    if wire != "http2":
         return None
     try:
         import uvloop
@@ -277,7 +277,7 @@ async def serve(
     await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
     try:
         await loading  # a signal while loading: the load cannot be interrupted, only waited for
-        if config.transport == "http2":
+        if config.wire == "http2":
             _settle_garbage()
         if not stopping.is_set():
             on_ready(server)

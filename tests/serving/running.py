@@ -22,7 +22,7 @@ class RunningServer:
 @contextmanager
 def running_server(models: Path, **options: Any) -> Iterator[RunningServer]:
     config = ServerConfig(models=models, port=0, **options)
-    loop = (loop_factory(config.transport) or asyncio.new_event_loop)()
+    loop = (loop_factory(config.wire) or asyncio.new_event_loop)()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
