@@ -192,7 +192,7 @@ class Server:
 
     def _make_transport(self, calls: Answering) -> GrpcioServer | Http2Server:
         make = TRANSPORTS[self._config.wire]()
-        return make(Entry(calls, self._stages()), _listening(self._config))
+        return make(Entry(calls, self._stages(), self._threads.turn), _listening(self._config))
 
     def _stages(self) -> list[Stage]:
         """What stands around every call, from the outside in."""

@@ -98,6 +98,7 @@ class Session:
             )
         except self._errors as error:
             raise ModelFileError(f"ONNX Runtime cannot load it: {_reason(error)}") from error
+        self._session.disable_fallback()  # a provider that fails is an error, not a silent CPU
         obtained = self._session.get_providers()
         if obtained[0] != providers[0]:
             raise ProviderError(f"asked for {providers[0]}, the session got {', '.join(obtained)}")
@@ -110,6 +111,9 @@ class Session:
         if self._has_bf16 and any(tensor.datatype.name == "BYTES" for tensor in tensors):
             raise ModelFileError("it has text beside bfloat16, which ONNX Runtime cannot be given")
         self._make_value = onnxruntime.OrtValue
+        # Past what the Python wrapper checks before each run, where there is a way: names were
+        # checked, and the checks take as long as a small network.
+        self._run = getattr(self._session, "_sess", self._session).run
 
     def narrow(self, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> None:
         """Offers less than the graph: dims that a configuration fixes, outputs that it names."""
@@ -118,7 +122,7 @@ class Session:
 
     def close(self) -> None:
         """Gives the memory back; no run may be going on, none is possible afterwards."""
-        self._session = None
+        self._session = self._run = None
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """The outputs asked for, in that order; safe from several threads at once.
@@ -129,14 +133,16 @@ class Session:
         """
         if self._session is None:
             raise InferenceError("its version was unloaded")
-        feed = {
-            name: _to_text(name, array) if name in self._text_inputs else array
-            for name, array in inputs.items()
-        }
+        feed: Mapping[str, Array] = inputs
+        if self._text_inputs:
+            feed = {
+                name: _to_text(name, array) if name in self._text_inputs else array
+                for name, array in inputs.items()
+            }
         try:
             if self._has_bf16:
                 return self._run_values(feed, outputs)
-            results = self._session.run(list(outputs), feed)
+            results = self._run(list(outputs), feed, None)
         except self._errors as error:
             raise InferenceError(f"ONNX Runtime failed: {_reason(error)}") from error
         return {name: _as_array(result) for name, result in zip(outputs, results, strict=True)}

@@ -11,6 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from hlserve.serving.turn import Turn
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -52,10 +54,12 @@ class RunThreads:
 
     Args:
         threads: how many.
+        turn: of the event loop, where short runs go; None: one of its own.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, turn: Turn | None = None) -> None:
         self.threads = threads
+        self.turn = turn or Turn()
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="hlserve-run")
         self._free = threads
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()

@@ -84,19 +84,19 @@ class Runs:
         self._threads_a_run = threads_a_run
         self._clock_ns = clock_ns
         self._delay_s = config.max_queue_delay_s
-        self._turn: asyncio.Handle | None = None
+        self._has_turn = False  # whether the end of the loop's turn will look at the queue
         self._timer: asyncio.TimerHandle | None = None
         self._busy = 0  # instances that run, or wait for threads
         self.in_flight: list[InFlight] = []
 
     def take_in(self, pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
         """One more stands in the queue: it runs at once, soon, or when a run ends."""
-        if self._turn is None:
+        if not self._has_turn:
             if self._busy < self._instances:
                 self._schedule(pending, loop)
             else:
                 self._lay_behind()
-            if self._turn is None:
+            if not self._has_turn:
                 self._waits.watch(pending, loop)
                 return
         if pending.deadline_s is not None or pending.timeout_s:
@@ -106,7 +106,7 @@ class Runs:
         delay_s = self._delay_s
         is_alone = delay_s <= 0 or pending.key is None
         if is_alone or self._queue.rows_like(pending) >= self._config.enough_rows:
-            self._turn = loop.call_soon(self._take_turn, loop)
+            self._go_soon(loop)
             return
         at_s = pending.arrived_ns / 1e9 + delay_s
         if pending.deadline_s is not None:  # company must not cost it the answer
@@ -116,12 +116,13 @@ class Runs:
             self._timer = loop.call_at(at_s, self._go, loop)
 
     def _go_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._turn is None:
-            self._turn = loop.call_soon(self._take_turn, loop)
+        if not self._has_turn:
+            self._has_turn = True
+            self._threads.turn.run_later(loop, partial(self._take_turn, loop))
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._turn = None
-        self._go(loop)
+        if self._has_turn:
+            self._go(loop)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -130,9 +131,7 @@ class Runs:
 
     def _go(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts as many runs as there are instances for; inline one, then the loop has a turn."""
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        self._has_turn = False
         if self._timer is not None:
             self._stop_timer()
         self._start_runs(loop)

@@ -27,6 +27,7 @@ from hlserve.serving.transports.context import (
     UnaryCall,
 )
 from hlserve.serving.transports.stage import Stage
+from hlserve.serving.turn import Turn
 
 
 class Answering(Protocol):
@@ -53,10 +54,14 @@ class Entry:
     Args:
         calls: what answers.
         stages: from the outside in.
+        turn: of the event loop; None: one of its own.
     """
 
-    def __init__(self, calls: Answering, stages: Sequence[Stage] = ()) -> None:
+    def __init__(
+        self, calls: Answering, stages: Sequence[Stage] = (), turn: Turn | None = None
+    ) -> None:
         self._calls = calls
+        self.turn = turn or Turn()
         self._stages = _Stages(stages)
 
     def unary(self, rpc: Rpc) -> UnaryCall:

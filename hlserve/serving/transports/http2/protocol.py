@@ -48,6 +48,7 @@ class GrpcProtocol(asyncio.Protocol):
     ) -> None:
         self._service = service
         self._limits = service.limits
+        self._turn = service.turn
         self._on_made = on_made
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -92,6 +93,8 @@ class GrpcProtocol(asyncio.Protocol):
         self._connection.receive(data)
         if self._connection.sender.has_output:
             self._flush_soon()
+        if self._service.open_connections == 1:
+            self._turn.end_now()  # nobody else can have sent anything
 
     def _is_http1(self, data: bytes) -> bool:
         self._has_received = True
@@ -128,7 +131,7 @@ class GrpcProtocol(asyncio.Protocol):
     def _flush_soon(self) -> None:
         if not self._will_flush:
             self._will_flush = True
-            self._loop.call_soon(self._flush)
+            self._turn.flush_later(self._loop, self._flush)
 
     def _flush(self) -> None:
         self._will_flush = False

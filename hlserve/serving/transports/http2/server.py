@@ -109,11 +109,13 @@ class Http2Server:
 
     def _made(self, connection: GrpcProtocol) -> bool:
         self._connections.add(connection)
+        self._service.open_connections = len(self._connections)
         self._all_closed.clear()
         return len(self._connections) <= self._limits.max_connections
 
     def _lost(self, connection: GrpcProtocol) -> None:
         self._connections.discard(connection)
+        self._service.open_connections = len(self._connections)
         if not self._connections:
             self._all_closed.set()
 

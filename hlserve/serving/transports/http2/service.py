@@ -46,6 +46,8 @@ class GrpcService:
 
     Attributes:
         rows: by path.
+        turn: of the event loop.
+        open_connections: how many there are; kept by the server.
 
     Args:
         entry: what answers.
@@ -56,6 +58,8 @@ class GrpcService:
     def __init__(self, entry: Entry, limits: Http2Limits, max_tensor_elements: int) -> None:
         self.limits = limits
         self._entry = entry
+        self.turn = entry.turn
+        self.open_connections = 0
         self._held_bytes = 0
         self.rows = {rpc.path: _row(rpc, entry) for rpc in RPCS}
         self._fast = FastInfer(max_tensor_elements)
