@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hlserve.serving.batching.pending import Array, Outputs, Pending, total_elements
+from hlserve.serving.batching.pending import Array, Outputs, Pending
 from hlserve.serving.statistics import Phases
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], Outputs]
@@ -98,15 +98,18 @@ class BatchRun:
     def _joined(self, batch: Sequence[Pending], result: BatchResult) -> list[Outputs] | None:
         """Each request's outputs from one run; None: they cannot be had that way."""
         begun_ns = self._clock_ns()
+        ends, end, elements = [], 0, 0
         for pending in batch:
-            pending.taken_ns = begun_ns
+            pending.taken_ns = pending.taken_ns or begun_ns
+            end += pending.rows
+            ends.append(end)
+            elements += pending.elements
         try:
-            names = batch[0].inputs
-            inputs = {name: np.concatenate([p.inputs[name] for p in batch]) for name in names}
+            inputs = _concatenated(batch)
             joined_ns = self._clock_ns()
             outputs = self._run(inputs, batch[0].outputs)
             ran_ns = self._clock_ns()
-            answers = _split(outputs, [pending.rows for pending in batch])
+            answers = _split(outputs, ends)
         except Exception:
             # One bad row must not fail its neighbours; alone, the culprit raises it again.
             _LOG.debug("%s: a joined run failed, going one by one", self._label, exc_info=True)
@@ -114,15 +117,9 @@ class BatchRun:
         if answers is None:
             result.changed_rows = True
             return None
-        result.executions.append(
-            Execution(
-                rows=sum(pending.rows for pending in batch),
-                elements=total_elements(batch),
-                input_ns=joined_ns - begun_ns,
-                infer_ns=ran_ns - joined_ns,
-                output_ns=self._clock_ns() - ran_ns,
-            )
-        )
+        input_ns, infer_ns = joined_ns - begun_ns, ran_ns - joined_ns
+        output_ns = self._clock_ns() - ran_ns
+        result.executions.append(Execution(end, elements, input_ns, infer_ns, output_ns))
         return answers
 
     def _alone(
@@ -141,13 +138,27 @@ class BatchRun:
         return outputs, execution
 
 
-def _split(outputs: Outputs, rows: Sequence[int]) -> list[Outputs] | None:
-    """Each request's part of every output; None: an output has another number of rows."""
-    ends = np.cumsum(rows).tolist()
-    if any(array.ndim == 0 or array.shape[0] != ends[-1] for array in outputs.values()):
-        return None
-    places = zip([0, *ends[:-1]], ends, strict=True)
-    if len(outputs) == 1:  # nearly always; an inner loop would be a call for each request
+def _concatenated(batch: Sequence[Pending]) -> dict[str, Array]:
+    first = batch[0].inputs
+    if len(first) == 1:  # nearly always; an inner loop would be a call for each input
+        [name] = first
+        return {name: np.concatenate([pending.inputs[name] for pending in batch])}
+    return {name: np.concatenate([pending.inputs[name] for pending in batch]) for name in first}
+
+
+def _split(outputs: Outputs, ends: Sequence[int]) -> list[Outputs] | None:
+    """Each request's part of every output; None: an output has another number of rows.
+
+    Args:
+        outputs: of the joined run.
+        ends: the row after the last one of each request.
+    """
+    rows = ends[-1]
+    for array in outputs.values():
+        if array.ndim == 0 or array.shape[0] != rows:
+            return None
+    places = zip((0, *ends[:-1]), ends, strict=True)
+    if len(outputs) == 1:
         [(name, array)] = outputs.items()
         return [{name: array[start:end]} for start, end in places]
     return [{name: array[start:end] for name, array in outputs.items()} for start, end in places]
