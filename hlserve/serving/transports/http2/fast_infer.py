@@ -65,11 +65,20 @@ class _Template:
 
 
 class _Head(NamedTuple):
-    """An answer without its id and values; the last are what stands before each raw entry."""
+    """An answer without its id and values.
+
+    Attributes:
+        before_id, after_id: what stands before the id, and between it and the raw entries.
+        before_raws: what stands before the values of each raw entry.
+        before_only_raw: all of it together, where there is one entry and no id.
+        after_only_id: what stands between the id and the values, where there is one entry.
+    """
 
     before_id: bytes
     after_id: bytes
     before_raws: tuple[bytes, ...]
+    before_only_raw: bytes
+    after_only_id: tuple[bytes, bytes]
 
 
 class FastInfer:
@@ -136,17 +145,27 @@ class FastInfer:
         Raises:
             InvalidRequestError: the outputs are larger than a message may be.
         """
-        raws: list[bytes] = []
+        if len(answer.outputs) == 1:  # nearly always
+            [(name, array)] = answer.outputs.items()
+            key = (answer.model_name, answer.model_version, name, array.dtype, array.shape)
+            head = self._heads.get(key)
+            if head is not None:  # so it is of a fast type, and small enough
+                raw = array.tobytes()
+                if not answer.request_id:
+                    return head.before_only_raw + raw
+                text = answer.request_id.encode()
+                parts = (head.before_id, b"\x1a", varint(len(text)), text, *head.after_only_id, raw)
+                return b"".join(parts)
+        return self._encode_any(answer)
+
+    def _encode_any(self, answer: InferResponse) -> bytes:
         key: list[Any] = [answer.model_name, answer.model_version]
         size_bytes = 0
         for name, array in answer.outputs.items():
-            dtype = array.dtype
-            if dtype not in _FAST_DTYPES:
+            if array.dtype not in _FAST_DTYPES:
                 return _by_protobuf(answer)
-            raw = array.tobytes()
-            size_bytes += len(raw)
-            raws.append(raw)
-            key += (name, dtype, array.shape)
+            size_bytes += array.nbytes
+            key += (name, array.dtype, array.shape)
         if size_bytes > _MAX_FAST_BYTES:
             return _by_protobuf(answer)  # it checks the size
         head = self._heads.get(tuple(key)) or self._add_head(tuple(key), answer)
@@ -155,8 +174,8 @@ class FastInfer:
             text = answer.request_id.encode()
             parts += (b"\x1a", varint(len(text)), text)
         parts.append(head.after_id)
-        for before_raw, raw in zip(head.before_raws, raws, strict=True):
-            parts += (before_raw, raw)
+        for before_raw, array in zip(head.before_raws, answer.outputs.values(), strict=True):
+            parts += (before_raw, array.tobytes())
         return b"".join(parts)
 
     def _add_head(self, key: tuple[Any, ...], answer: InferResponse) -> _Head:
@@ -169,7 +188,14 @@ class FastInfer:
             datatype = datatypes.of_array(array)
             after.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
             before_raws.append(b"\x32" + varint(array.nbytes))
-        head = _Head(before.SerializeToString(), after.SerializeToString(), tuple(before_raws))
+        before_id, after_id = before.SerializeToString(), after.SerializeToString()
+        head = _Head(
+            before_id,
+            after_id,
+            tuple(before_raws),
+            before_id + after_id + b"".join(before_raws[:1]),
+            (after_id, b"".join(before_raws[:1])),
+        )
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
         self._heads[key] = head

@@ -17,7 +17,12 @@ from hlserve.serving.transports.context import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.call_surroundings import Surroundings
 from hlserve.serving.transports.http2.frames import ConnectionFaultError
-from hlserve.serving.transports.http2.grpc_framing import MessageReader, framed
+from hlserve.serving.transports.http2.grpc_framing import (
+    PREFIX,
+    PREFIX_BYTES,
+    MessageReader,
+    framed,
+)
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
 from hlserve.serving.transports.http2.service import Row, status_and_details
 from hlserve.serving.transports.http2.streams import Stream
@@ -76,6 +81,13 @@ class InferStream:
         """Takes a piece of the body."""
         if self._is_over:
             return
+        if self._is_one_message(data) and self._has_room():  # nearly always
+            self._uncredited += len(data)
+            self._take(data, PREFIX_BYTES)
+            self._credit()
+            if self._stream.has_ended:
+                self._end_if_done()
+            return
         try:
             messages = self._reader.feed(data)
             if self._stream.has_ended and self._reader.held_bytes:
@@ -86,6 +98,13 @@ class InferStream:
         self._waiting_bytes += sum(map(len, messages))
         self._uncredited += len(data)
         self._advance()
+
+    def _is_one_message(self, data: bytes) -> bool:
+        """Whether a piece of the body is a plain message, and none waits before it."""
+        if self._waiting or self._reader.held_bytes:
+            return False
+        size = len(data) - PREFIX_BYTES
+        return 0 <= size <= self._max_taken_bytes and PREFIX.unpack_from(data) == (0, size)
 
     def gone(self) -> None:
         """The client went away."""
@@ -116,7 +135,7 @@ class InferStream:
         while self._waiting and not self._is_over and self._has_room():
             data = self._waiting.popleft()
             self._waiting_bytes -= len(data)
-            self._take(data)
+            self._take(data, 0)
         if self._is_over:
             return
         try:
@@ -135,18 +154,20 @@ class InferStream:
             and not self._stream.unsent_bytes  # the client reads slower than we answer
         )
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, start: int) -> None:
+        """Answers the message that is ``data`` from ``start`` on."""
         message = _Message(len(data))
         self._taken.append(message)
         self._taken_bytes += message.size
         running = self._calls.service.begin_message(
             data,
+            start,
             self._context,
             int(self._calls.connection.now_s * 1e9),
             partial(self._answered, message),
         )
         if running is None:
-            message.running = self._calls.loop.create_task(self._answer(message, data))
+            message.running = self._calls.loop.create_task(self._answer(message, data[start:]))
         elif message.answer is None:
             message.running = running
 

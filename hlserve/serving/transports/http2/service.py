@@ -111,6 +111,7 @@ class GrpcService:
     def begin_message(
         self,
         data: bytes,
+        start: int,
         context: CallContext,
         arrived_ns: int,
         deliver: Callable[[bytes], None],
@@ -118,15 +119,16 @@ class GrpcService:
         """One message of such a stream; None: it is not plain, ``message`` answers it.
 
         Args:
-            data: a serialized ``ModelInferRequest``.
+            data: a serialized ``ModelInferRequest`` from ``start`` on.
+            start: where it begins.
             context: of the stream.
             arrived_ns: when it came, by ``time.monotonic_ns``.
             deliver: gets the serialized answer, once, perhaps before this returns.
         """
-        request = self._fast.decode(data, context.deadline_s, 0, arrived_ns)
+        request = self._fast.decode(data, context.deadline_s, start, arrived_ns)
         if request is None:
             return None
-        context.record.request_bytes += len(data)
+        context.record.request_bytes += len(data) - start
         tell = partial(_tell_stream, context.rpc, request.request_id, deliver)
         try:
             return self._infer_in_stream(request, context, tell)
