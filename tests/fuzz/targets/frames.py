@@ -22,7 +22,7 @@ LIMITS = Http2Limits(
     max_header_bytes=2**10,
     max_metadata_bytes=2**9,
     max_continuations=3,
-    max_unsent_bytes=2000,
+    max_unsent_bytes=300,
     reset_burst=8,
     control_burst=16,
 )
