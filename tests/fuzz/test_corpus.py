@@ -10,6 +10,7 @@ from hlserve.serving.transports.http2.connection import Connection
 from hlserve.serving.transports.http2.fast_infer import FastInfer
 from hlserve.serving.transports.http2.grpc_framing import MessageReader
 from hlserve.serving.transports.http2.headers import HeaderDecoder
+from hlserve.serving.transports.http2.sending import Sender
 from tests.fuzz.targets import TARGETS
 from tools.fuzz import KEPT, NAMES
 
@@ -23,6 +24,7 @@ BROKEN: dict[str, tuple[type, str, Any]] = {
     "grpc_messages": (MessageReader, "feed", lambda self, data: [data]),
     "infer_requests": (FastInfer, "decode", lambda self, data, deadline_s: InferRequest("m", {})),
     "infer_answers": (FastInfer, "encode", lambda self, answer: b""),
+    "calls": (Sender, "reply", lambda self, stream, head, data, end: self.data(stream, data)),
 }
 
 
