@@ -108,7 +108,7 @@ def _fuzz_here(name: str, seconds: int) -> int:
 
 
 def _keep(name: str) -> None:
-    """The shortest inputs first, each that takes a step between two lines that none took before."""
+    """The shortest inputs first, each with steps over three lines that none took before."""
     target, seen, kept = _target(name), set[Any](), KEPT / name
     inputs = {
         path.name: path.read_bytes() for folder in (kept, GROWN / name) for path in folder.glob("*")
@@ -128,21 +128,21 @@ def _keep(name: str) -> None:
     print(f"{name}: {len(chosen)} of {len(inputs)} inputs, {size} bytes, {len(seen)} steps")
 
 
-def _steps(target: Callable[[bytes], None], data: bytes) -> set[tuple[CodeType, int, int]]:
-    """Each step from a line to the next, in the code that is fuzzed."""
-    steps: set[tuple[CodeType, int, int]] = set()
+def _steps(target: Callable[[bytes], None], data: bytes) -> set[tuple[CodeType, int, int, int]]:
+    """Each two steps from a line to the next, in the code that is fuzzed."""
+    steps: set[tuple[CodeType, int, int, int]] = set()
 
     def enter(frame: FrameType, _event: str, _arg: object) -> Any:
         code = frame.f_code
         if not any(part in code.co_filename for part in _WATCHED):
             return None
-        last = 0
+        before = last = 0
 
         def step(frame: FrameType, event: str, _arg: object) -> Any:
-            nonlocal last
+            nonlocal before, last
             if event == "line":
-                steps.add((code, last, frame.f_lineno))
-                last = frame.f_lineno
+                steps.add((code, before, last, frame.f_lineno))
+                before, last = last, frame.f_lineno
             return step
 
         return step
