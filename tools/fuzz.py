@@ -1,5 +1,7 @@
 """Fuzzes our HTTP/2 transport, guided by coverage; needs atheris: `make fuzz` has it.
 
+With PYTHONPATH=. in the environment:
+
 python tools/fuzz.py --seconds 1200  # every target its share
 python tools/fuzz.py --seconds 60 --target frames
 python tools/fuzz.py --keep  # put the fewest inputs that reach as much into tests/fuzz/corpus

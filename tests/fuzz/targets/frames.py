@@ -1,6 +1,7 @@
 """The state of a connection: any bytes in, in any pieces, the same events and answers out."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from hlserve.serving.transports.http2 import frames as wire
@@ -117,6 +118,7 @@ def run(pieces: list[bytes], limits: Http2Limits) -> tuple[Any, ...]:
         connection.receive(piece)
         _check(connection, limits)
     sent = connection.sender.take_output()
+    _check_windows(b"".join(pieces), sent)
     fault = None if connection.fault is None else (connection.fault.code, connection.fault.reason)
     _check_sent(sent, ends=fault is not None)
     gone = Counter(event[1] for event in listener.events if event[0] == "gone")
@@ -137,6 +139,36 @@ def _check(connection: Connection[RequestHead], limits: Http2Limits) -> None:
         assert stream.receive_window >= 0
         assert sum(map(len, stream.unsent)) == stream.unsent_bytes
         assert stream.send_window <= wire.MAX_WINDOW_BYTES
+
+
+def _check_windows(came: bytes, sent: bytes) -> None:
+    """No more went out than all that the client ever allowed, in whatever order."""
+    initial, credit, has_streams = [wire.DEFAULT_WINDOW_BYTES], Counter[int](), False
+    for kind, flags, number, payload in _whole_frames(came[len(wire.PREFACE) :]):
+        if kind == wire.WINDOW_UPDATE and len(payload) == 4:
+            credit[number] += wire.word(payload) & wire.STREAM_MASK
+        elif kind == wire.SETTINGS and not flags & wire.ACK and len(payload) % 6 == 0:
+            settings = wire.parse_settings(payload)
+            values = [value for key, value in settings if key == wire.INITIAL_WINDOW_SIZE]
+            initial = initial + values if has_streams or not values else values[-1:]
+        has_streams |= kind == wire.HEADERS
+    used = Counter[int]()
+    for kind, _, number, payload in _whole_frames(sent):
+        if kind == wire.DATA:
+            used[number] += len(payload)
+    for number, size in used.items():
+        assert size <= max(initial) + credit[number], "more than the stream's window"
+    assert used.total() <= wire.DEFAULT_WINDOW_BYTES + credit[0], "more than the connection's"
+
+
+def _whole_frames(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    position = 0
+    while len(data) - position >= wire.HEADER_BYTES:
+        word, flags, number = wire.HEADER.unpack_from(data, position)
+        start = position + wire.HEADER_BYTES
+        position = start + (word >> 8)
+        if position <= len(data):
+            yield word & 0xFF, flags, number & wire.STREAM_MASK, data[start:position]
 
 
 def _check_sent(sent: bytes, *, ends: bool) -> None:
