@@ -13,12 +13,16 @@ PARITY_READY := $(PARITY_VENV)/.ready
 PEERS_READY := $(PEERS_VENV)/.ready
 MLSERVER_VENV ?= .venv-mlserver
 KSERVE_VENV ?= .venv-kserve
+FUZZ_VENV ?= .venv-fuzz
+FUZZ_READY := $(FUZZ_VENV)/.ready
+FUZZ_SECONDS ?= 1200
 SERVING_BUILD := build/serving
 # The runtime is the one that hlserve serves through, in every environment.
 SERVING_RUNTIME := $(shell sed -n 's/^\(onnxruntime==[^ ]*\).*/\1/p' requirements/test.txt)
 MLSERVER := mlserver==1.7.1 $(SERVING_RUNTIME)
 KSERVE := kserve==0.21.0 $(SERVING_RUNTIME)
-SERVING_PACKAGES := g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libnghttp2-dev libssl-dev
+SERVING_PACKAGES := g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libnghttp2-dev nghttp2-client libssl-dev
+FUZZER := atheris==3.0.0
 PEERS := nncf==3.4.0 openvino==2026.4.1 onnxruntime==1.31.1 onnx==1.23.2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 CHECKED := hlserve compress tests tools benchmarks examples
@@ -30,7 +34,7 @@ export ORT_DISABLE_TELEMETRY := 1
 test check parity slow: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env peers bench soak serving-packages serving-peers bench-serving image lock clean
+.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env fuzz peers bench soak serving-packages serving-peers bench-serving image lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +58,12 @@ $(PARITY_READY): requirements/test.txt requirements/parity.txt pyproject.toml
 $(PEERS_READY):
 	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python $(PIP_INSTALL) $(PEERS)
+	touch $@
+
+$(FUZZ_READY): requirements/cpu.txt pyproject.toml
+	test -x $(FUZZ_VENV)/bin/python || $(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/cpu.txt
+	$(FUZZ_VENV)/bin/python $(PIP_INSTALL) $(FUZZER)
 	touch $@
 
 demo: $(READY)  ## train, compress, serve and query two networks on real images
@@ -94,6 +104,9 @@ parity: $(PARITY_READY)  ## compare with PyTorch and be called by kserve, in an 
 	$(PARITY_VENV)/bin/python -m pytest -n $(WORKERS) tests/parity tests/serving/test_other_clients.py
 
 parity-env: $(PARITY_READY)
+
+fuzz: $(FUZZ_READY)  ## FUZZ_SECONDS of wrong bytes, guided by coverage, for our HTTP/2 transport
+	PYTHONPATH=. $(FUZZ_VENV)/bin/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
 peers: $(PEERS_READY)  ## make .venv-peers: the quantizers that `make bench` compares with
 
@@ -153,5 +166,5 @@ lock: $(READY)  ## pin requirements/*.txt anew, the widest set first
 	done
 
 clean:  ## remove the environments and everything that was built
-	rm -rf $(VENV) $(PARITY_VENV) $(PEERS_VENV) $(MLSERVER_VENV) $(KSERVE_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) $(PARITY_VENV) $(PEERS_VENV) $(MLSERVER_VENV) $(KSERVE_VENV) $(FUZZ_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,9 @@ import pytest
 
 from hlserve.serving.transports.http2 import frames
 from hlserve.serving.transports.http2.frames import ErrorCode, frame
+from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.limits import Allowance, Http2Limits
+from hlserve.serving.transports.http2.streams import Stream
 from tests.serving.http2.peer import Peer
 
 LIMITS = Http2Limits(reset_burst=50, control_burst=50)
@@ -93,6 +95,22 @@ def test_answers_that_nobody_reads_end_the_connection() -> None:
     peer.send(peer.headers(23))
     with pytest.raises(frames.ConnectionFaultError, match="ENHANCE_YOUR_CALM"):
         peer.connection.sender.data(peer.connection.streams[23], b"x")
+
+
+def test_nothing_begins_after_a_connection_was_closed_by_what_it_asked_for() -> None:
+    """The frames of one read: the first request's answer closes, the second must not begin."""
+    peer = Peer()
+    began = peer.noted.began
+
+    def close(stream: Stream, head: RequestHead) -> None:
+        began(stream, head)
+        peer.connection.close(CALM, "too much was not read")
+
+    peer.noted.began = close  # type: ignore[method-assign]
+    sent = peer.send(peer.headers(1) + peer.headers(3) + frame(frames.PING, 0, 0, b"x" * 8))
+    assert [event[:2] for event in peer.noted.events] == [("began", 1), ("gone", 1)]
+    assert [kind for kind, *_ in sent] == [frames.GOAWAY]
+    assert not peer.connection.streams
 
 
 def test_zero_windows_hold_an_answer_until_they_open() -> None:

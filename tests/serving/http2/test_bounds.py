@@ -15,6 +15,7 @@ from hlserve.serving.transports.http2.grpc_framing import PREFIX
 from tests.serving.http2.peer import FIELDS, HELLO, Peer, parse_frames
 from tests.serving.http2.test_over_sockets import INFER, REFLECT, entry_over, is_live, serving
 
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 LIMITS = Http2Limits(max_buffered_bytes=10_000)
 
 
@@ -70,6 +71,29 @@ def test_unfinished_requests_of_all_connections_together_are_bounded(
             await until(lambda: service._held_bytes == 0)
             async with begun(server, path, part):
                 await until(lambda: service._held_bytes == len(part))
+
+    asyncio.run(run())
+
+
+def test_a_stream_given_up_with_its_last_message_is_counted_out_once(repository: Path) -> None:
+    """Counted out twice, it would let others hold more than the bound."""
+    message = PREFIX.pack(0, 9) + b"\x0a\x07no such"
+    given_up = frames.frame(frames.DATA, 0, 1, message) + frames.rst_stream(1, 8)
+
+    async def run() -> None:
+        async with serving(entry_over(repository), limits=LIMITS) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            block = Peer().block([(k, STREAM if k == ":path" else v) for k, v in FIELDS])
+            writer.write(HELLO + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block))
+            writer.write(frames.frame(frames.DATA, 0, 1, message))
+            async with asyncio.timeout(20):
+                while b"no such" not in await reader.read(65_536):  # its answer: it was taken
+                    pass
+            writer.write(given_up)
+            writer.close()
+            await until(lambda: not server._connections)
+            await until(lambda: len(asyncio.all_tasks()) == 1)
+            assert server._service._held_bytes == 0
 
     asyncio.run(run())
 

@@ -51,6 +51,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "one byte too far": ("gzip", compressed(gzip.compress(b"0" * 10_001)), "RESOURCE_EXHAUSTED"),
     "no gzip": ("gzip", compressed(b"garbage"), "INTERNAL"),
     "gzip cut off": ("gzip", compressed(gzip.compress(b"abc")[:-9]), "INTERNAL"),
+    "bytes after the gzip": ("gzip", compressed(gzip.compress(b"abc") + b"d"), "INTERNAL"),
+    "gzip twice": ("gzip", compressed(gzip.compress(b"abc") * 2), "INTERNAL"),
     "flag without encoding": ("identity", compressed(b"abc"), "INTERNAL"),
     "flag of 2": ("gzip", PREFIX.pack(2, 0), "INTERNAL"),
 }

@@ -125,7 +125,7 @@ class Connection(Generic[Head]):
         unpack = frames.HEADER.unpack_from
         max_bytes = self._limits.max_frame_bytes
         self._needed_bytes = frames.HEADER_BYTES
-        while end - position >= frames.HEADER_BYTES:
+        while end - position >= frames.HEADER_BYTES and not self.is_closed:  # by a listener
             word, flags, number = unpack(data, position)
             length = word >> 8
             if length > max_bytes:

@@ -281,6 +281,7 @@ class _Streaming:
         self._news.set()
 
     def gone(self) -> None:
+        self._messages.clear()  # else one may still be taken, and be counted out twice
         self._hold(0)
         self._task.cancel()
 

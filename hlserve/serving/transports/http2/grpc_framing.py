@@ -83,8 +83,8 @@ class MessageReader:
             raise GrpcStatusError("INTERNAL", f"a message is not {self._encoding}") from error
         if len(plain) > self._max_bytes:
             raise _too_large(f"a {self._encoding} message", self._max_bytes)
-        if not decompressor.eof:
-            raise GrpcStatusError("INTERNAL", f"a message is not whole {self._encoding}")
+        if not decompressor.eof or decompressor.unused_data:
+            raise GrpcStatusError("INTERNAL", f"a message is not one whole {self._encoding}")
         return plain
 
 

@@ -1,0 +1,275 @@
+"""Clients with small windows, that give up, go away, stop to read or write: over real sockets."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import pytest
+
+from hlserve.pb.messages import inference
+from hlserve.serving.limits import LimitsConfig
+from hlserve.serving.transports.http2 import Http2Server, frames
+from hlserve.serving.transports.http2.frames import ErrorCode
+from hlserve.serving.transports.http2.grpc_framing import framed
+from tests.serving.http2.peer import FIELDS, HELLO, Peer
+from tests.serving.http2.test_over_sockets import INFER, Wire, identity_request
+from tests.serving.running import RunningServer, running_server
+
+CALL = [(name, INFER if name == ":path" else value) for name, value in FIELDS]
+WATCH = [(k, "/grpc.health.v1.Health/Watch" if k == ":path" else v) for k, v in FIELDS]
+LIMITS = LimitsConfig(max_message_bytes=2**27, max_tensor_elements=2**27)
+WINDOW = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
+
+
+@pytest.fixture(scope="module")
+def running(repository: Path) -> Iterator[RunningServer]:
+    with running_server(repository, transport="http2", limits=LIMITS) as server:
+        yield server
+
+
+class Client:
+    """The h2 library over a socket; gives credit for what it read, no more."""
+
+    def __init__(self, address: str, window_bytes: int = 65_535) -> None:
+        self.socket = Wire(address).socket
+        self.h2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
+        )
+        self.h2.initiate_connection()
+        self.h2.update_settings({WINDOW: window_bytes})
+        self.bodies: dict[int, bytearray] = {}
+        self.ended: dict[int, str] = {}  # how: the grpc-status, or the code of a reset
+        self.pings = 0
+        self.is_closed = False
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.socket.close()
+
+    def begin(self) -> int:
+        number: int = self.h2.get_next_available_stream_id()
+        self.bodies[number] = bytearray()
+        self.h2.send_headers(number, CALL)
+        self.flush()
+        return number
+
+    def send(self, number: int, data: bytes, *, ends: bool = True) -> None:
+        """As the server's windows open."""
+        place = 0
+        while place < len(data):
+            size = min(self.h2.local_flow_control_window(number), 2**14, len(data) - place)
+            if size:
+                self.h2.send_data(number, data[place : place + size])
+                place += size
+            self.flush()
+            if not size:
+                self.turn()
+        if ends:
+            self.h2.end_stream(number)
+            self.flush()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.h2.data_to_send())
+
+    def turn(self) -> None:
+        """Reads once, and says what follows from it."""
+        try:
+            data = self.socket.recv(2**18)
+        except ConnectionResetError:
+            data = b""
+        self.is_closed = not data
+        for event in self.h2.receive_data(data):
+            self.happened(event)
+        if not self.is_closed:
+            self.flush()
+
+    def happened(self, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.DataReceived):
+            self.bodies[event.stream_id] += event.data
+            self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif isinstance(event, h2.events.TrailersReceived):
+            self.ended[event.stream_id] = dict(event.headers)["grpc-status"]
+        elif isinstance(event, h2.events.StreamReset):
+            self.ended.setdefault(event.stream_id, f"reset {int(event.error_code)}")
+        elif isinstance(event, h2.events.PingAckReceived):
+            self.pings += 1
+
+    def answer(self, number: int) -> inference.ModelInferResponse:
+        while number not in self.ended:
+            self.turn()
+            assert not self.is_closed, "the server closed"
+        assert self.ended[number] == "0"
+        return inference.ModelInferResponse.FromString(bytes(self.bodies[number][5:]))
+
+
+def body_of(size_bytes: int) -> tuple[bytes, bytes]:
+    """A framed request, and the values in it."""
+    request = identity_request(size_bytes)
+    return framed(request.SerializeToString()), request.raw_input_contents[0]
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "window_bytes"),
+    [(0, 1), (1, 1), (1500, 1), (70_000, 100), (2**20, 65_535), (2**26, 65_535)],
+)
+def test_an_answer_of_any_size_comes_through_a_small_window(
+    running: RunningServer, size_bytes: int, window_bytes: int
+) -> None:
+    body, values = body_of(size_bytes)
+    with Client(running.address, window_bytes) as client:
+        number = client.begin()
+        client.send(number, body)
+        assert client.answer(number).raw_output_contents[0] == values
+
+
+def test_a_request_may_come_a_byte_at_a_time(running: RunningServer) -> None:
+    body, values = body_of(300)
+    with Client(running.address) as client:
+        number = client.begin()
+        for place in range(len(body)):
+            client.send(number, body[place : place + 1], ends=False)
+        client.send(number, b"")
+        assert client.answer(number).raw_output_contents[0] == values
+
+
+def test_calls_given_up_in_their_request_or_answer_leave_their_neighbours(
+    running: RunningServer,
+) -> None:
+    large, _ = body_of(2**20)
+    body, values = body_of(5000)
+    with Client(running.address) as client:
+        for _ in range(20):
+            unfinished, unread = client.begin(), client.begin()
+            client.send(unfinished, large[:9000], ends=False)
+            client.send(unread, large)
+            while not client.bodies[unread]:
+                client.turn()
+            for number in (unfinished, unread):
+                client.h2.reset_stream(number, ErrorCode.CANCEL)
+            neighbour = client.begin()
+            client.send(neighbour, body)
+            assert client.answer(neighbour).raw_output_contents[0] == values
+
+
+def test_a_client_that_says_goaway_still_gets_its_answer(running: RunningServer) -> None:
+    body, values = body_of(100)
+    with Client(running.address) as client:
+        number = client.begin()
+        client.socket.sendall(frames.goaway(0, ErrorCode.NO_ERROR))
+        client.send(number, body)
+        assert client.answer(number).raw_output_contents[0] == values
+
+
+def test_pings_in_the_middle_of_a_call_are_answered(running: RunningServer) -> None:
+    body, values = body_of(100)
+    with Client(running.address) as client:
+        number = client.begin()
+        for place in range(0, len(body), 10):
+            client.h2.ping(b"12345678")
+            client.send(number, body[place : place + 10], ends=False)
+        client.send(number, b"")
+        assert client.answer(number).raw_output_contents[0] == values
+        assert client.pings == len(range(0, len(body), 10))
+
+
+def test_a_client_that_closes_its_half_is_closed_and_its_call_forgotten(
+    running: RunningServer,
+) -> None:
+    wire = Wire(running.address)
+    with wire.socket:
+        block = Peer().block(CALL)
+        wire.socket.sendall(HELLO + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block))
+        wire.socket.shutdown(socket.SHUT_WR)
+        wire.read_all()  # which ends
+    assert_answers(running)
+
+
+def assert_answers(running: RunningServer) -> None:
+    body, values = body_of(10)
+    with Client(running.address) as client:
+        number = client.begin()
+        client.send(number, body)
+        assert client.answer(number).raw_output_contents[0] == values
+
+
+def watch(running: RunningServer, later_s: float) -> None:
+    """Has every connection look at the time, as if so many seconds had passed."""
+    transport = running.server._transport
+    assert isinstance(transport, Http2Server)
+
+    async def look() -> None:
+        for connection in list(transport._connections):
+            connection.watch(running.loop.time() + later_s)
+
+    asyncio.run_coroutine_threadsafe(look(), running.loop).result(timeout=20)
+
+
+# ----- what only time shows: the watch is asked at times to come, so that nobody waits
+
+
+def test_a_client_that_stops_to_read_is_cut_off(running: RunningServer) -> None:
+    body, _ = body_of(2**25)
+    with Client(running.address, 2**31 - 1) as client:
+        client.h2.increment_flow_control_window(2**31 - 2**17)
+        number = client.begin()
+        client.send(number, body)
+        while not client.bodies[number]:
+            client.turn()
+        for later_s in (0, 61, 122):
+            watch(running, later_s)
+        while number not in client.ended and not client.is_closed:
+            client.turn()
+        assert client.ended.get(number) != "0"
+        assert len(client.bodies[number]) < len(body)
+    assert_answers(running)
+
+
+def test_a_client_that_stops_to_write_has_its_call_reset(running: RunningServer) -> None:
+    body, values = body_of(5000)
+    with Client(running.address) as client:
+        stalled = client.begin()
+        client.send(stalled, body[:100], ends=False)
+        client.h2.ping(b"12345678")  # its answer: all before it was read
+        client.flush()
+        while not client.pings:
+            client.turn()
+        watch(running, 61)
+        while stalled not in client.ended:
+            client.turn()
+        assert client.ended[stalled] == f"reset {int(ErrorCode.CANCEL)}"
+        number = client.begin()
+        client.send(number, body)
+        assert client.answer(number).raw_output_contents[0] == values
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_silent_client_is_asked_and_stays_where_it_answers(
+    running: RunningServer, answers: bool
+) -> None:
+    """Half-open: the client's machine is gone, and nothing says so."""
+    call = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, Peer().block(WATCH))
+    call += frames.frame(frames.DATA, frames.END_STREAM, 1, framed(b""))  # it stays open
+    ping = frames.ping(b"hlserve?")
+    wire = Wire(running.address)
+    with wire.socket:
+        wire.socket.sendall(HELLO + call + frames.ping(b"12345678"))
+        wire.read_until(lambda data: frames.ping(b"12345678", is_ack=True) in data)
+        watch(running, 121)
+        wire.read_until(lambda data: ping in data)
+        if answers:
+            wire.socket.sendall(frames.ping(b"hlserve?", is_ack=True) + frames.ping(b"abcdefgh"))
+            wire.read_until(lambda data: frames.ping(b"abcdefgh", is_ack=True) in data)
+            watch(running, 21)
+            wire.socket.sendall(frames.ping(b"ijklmnop"))
+            wire.read_until(lambda data: frames.ping(b"ijklmnop", is_ack=True) in data)
+        else:
+            watch(running, 142)
+            wire.read_all()  # which ends
+    assert_answers(running)
