@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from hlserve.serving.transports.http2 import frames
 from hlserve.serving.transports.http2.frames import ConnectionFaultError, ErrorCode
 from hlserve.serving.transports.http2.headers import Field, HeaderDecoder
+from hlserve.serving.transports.http2.incoming import Incoming
 from hlserve.serving.transports.http2.limits import Allowance, Http2Limits
 from hlserve.serving.transports.http2.sending import Sender, our_settings
 from hlserve.serving.transports.http2.streams import HeaderBlock, Listener, Stream
@@ -50,10 +51,8 @@ class Connection(Generic[Head]):
         self._decoder = HeaderDecoder(make_head, limits.max_header_bytes, extend_head)
         self._resets = Allowance(limits.reset_burst, limits.reset_rate_hz)
         self._controls = Allowance(limits.control_burst, limits.control_rate_hz)
-        self._waiting: list[bytes] = []  # the beginning of a frame that is not whole yet
-        self._waiting_bytes = 0
-        self._needed_bytes = len(frames.PREFACE)
-        self._has_preface = self._has_settings = False
+        self._incoming = Incoming(self._frames)
+        self._has_settings = False
         self._block: HeaderBlock | None = None
         self._receive_window = limits.connection_window_bytes
         self._credit_below = limits.connection_window_bytes // 2
@@ -69,7 +68,7 @@ class Connection(Generic[Head]):
     @property
     def is_waiting_for_rest(self) -> bool:
         """Whether a preface, frame or header block began whose rest did not come."""
-        return bool(self._waiting or self._block or not self._has_settings)
+        return bool(self._incoming.is_waiting or self._block or not self._has_settings)
 
     def receive(self, data: bytes) -> None:
         """Takes what came; after a fault everything is ignored, and ``is_closed`` is set."""
@@ -77,55 +76,18 @@ class Connection(Generic[Head]):
             return
         self.now_s = self._clock()
         try:
-            start = self._complete(data) if self._waiting or not self._has_preface else 0
-            if start < len(data) and not self.is_closed:
-                self._keep(self._frames(data, start))
+            self._incoming.take(data)
         except ConnectionFaultError as fault:
             self._close(fault)
 
-    def _keep(self, rest: bytes) -> None:
-        """The beginning of a frame whose rest is to come."""
-        if rest:
-            self._waiting, self._waiting_bytes = [rest], len(rest)
-
-    def _complete(self, data: bytes) -> int:
-        """Handles what began before with its rest, and no more; where ``data`` goes on.
-
-        A byte at a time must not cost a copy each, nor the end of one frame a copy of all others.
-        """
-        start = 0
-        while self._waiting_bytes + len(data) - start >= self._needed_bytes:
-            stop = start + self._needed_bytes - self._waiting_bytes
-            whole = b"".join((*self._waiting, data[start:stop]))
-            start = stop
-            self._waiting, self._waiting_bytes = [], 0
-            if not self._has_preface:
-                self._preface(whole)
-                return start
-            self._keep(self._frames(whole, 0))
-            if not self._waiting or self.is_closed:
-                return start
-        if start < len(data):
-            self._waiting.append(data[start:])
-            self._waiting_bytes += len(data) - start
-        if not self._has_preface:
-            self._preface(b"".join(self._waiting))
-        return len(data)
-
-    def _preface(self, data: bytes) -> None:
-        """The first bytes, as far as they are there."""
-        expected = frames.PREFACE
-        if data != expected[: len(data)]:
-            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
-        self._has_preface = len(data) == len(expected)
-
-    def _frames(self, data: bytes, position: int) -> bytes:
-        """Handles every whole frame; the rest is given back."""
+    def _frames(self, data: bytes, position: int) -> tuple[bytes, int]:
+        """Handles every whole frame; gives the rest, and how many bytes its frame has."""
         end = len(data)
         unpack = frames.HEADER.unpack_from
         max_bytes = self._limits.max_frame_bytes
-        self._needed_bytes = frames.HEADER_BYTES
-        while end - position >= frames.HEADER_BYTES and not self.is_closed:  # by a listener
+        while end - position >= frames.HEADER_BYTES:
+            if self.is_closed:  # by a listener
+                return b"", frames.HEADER_BYTES
             word, flags, number = unpack(data, position)
             length = word >> 8
             if length > max_bytes:
@@ -135,8 +97,7 @@ class Connection(Generic[Head]):
             start = position + frames.HEADER_BYTES
             stop = start + length
             if stop > end:
-                self._needed_bytes = stop - position
-                break
+                return data[position:], stop - position
             position = stop
             kind, number, payload = word & 0xFF, number & frames.STREAM_MASK, data[start:stop]
             if kind > frames.HEADERS or self._block is not None or not self._has_settings:
@@ -147,7 +108,7 @@ class Connection(Generic[Head]):
                 self._whole_block(number, payload, bool(flags & frames.END_STREAM))
             else:
                 self._headers(flags, number, payload)
-        return data[position:]
+        return data[position:], frames.HEADER_BYTES
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._block is not None and kind != frames.CONTINUATION:
