@@ -97,7 +97,8 @@ class Repository:
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise RepositoryError(f"model repository {root} is no folder")
+            where = f"; give the folder of models{_parent_hint(root)}" if root.exists() else ""
+            raise RepositoryError(f"model repository {root} is no folder{where}")
         self.root = root
 
     def names(self) -> list[str]:
@@ -135,6 +136,15 @@ class Repository:
         """What a version says it is; None where it has no metadata.json."""
         return read_metadata(self.version_dir(name, version))
 
+    def hint(self) -> str:
+        """What to give instead, where this is a model's own folder; else nothing."""
+        root = self.root.resolve()
+        if any(_VERSION.fullmatch(name) for name in self.names()):
+            return f"; {self.root} looks like one model: give its parent, {root.parent}"
+        if _VERSION.fullmatch(root.name) and (root / MODEL_FILE).exists():
+            return f"; {self.root} looks like one version: give {root.parent.parent}"
+        return ""
+
     def model_dir(self, name: str) -> Path:
         """The folder of a model; ModelNotFoundError where there is no such model."""
         if name not in self.names():
@@ -163,6 +173,13 @@ class Repository:
     def _is_inside(self, path: Path) -> bool:
         """Whether a path stays in the repository once links are followed."""
         return path.resolve().is_relative_to(self.root.resolve())
+
+
+def _parent_hint(path: Path) -> str:
+    """Where the repository of a model's file may be."""
+    folder = path.resolve().parent
+    is_version = bool(_VERSION.fullmatch(folder.name))
+    return f", here perhaps {folder.parent.parent}" if is_version else ""
 
 
 def is_model_name(name: str) -> bool:

@@ -156,9 +156,22 @@ def test_nobody_at_home_says_the_address_and_what_to_look_at(asking: Any) -> Non
 
 
 @EITHER
-def test_an_address_of_the_web_says_what_was_expected(asking: Any) -> None:
-    with pytest.raises(ServerError, match="expected HOST:PORT, or unix:PATH"):
-        asking("http://localhost:1", lambda client: client.is_server_live())
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://localhost:1", "expected HOST:PORT or unix:PATH, without a scheme"),
+        ("/run/hlserve/socket", "for a socket unix:/run/hlserve/socket"),
+        ("localhost", "expected HOST:PORT such as localhost:8001"),
+        ("localhost:", "expected HOST:PORT such as localhost:8001"),
+        ("::1", r"expected HOST:PORT such as \[::1\]:8001"),
+        ("", "expected HOST:PORT such as localhost:8001"),
+    ],
+)
+def test_an_address_that_is_none_says_what_was_expected(
+    asking: Any, address: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        asking(address, lambda client: client.is_server_live())
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import click
 
 from hlserve.cli.connecting import connection_options
 
+_CALLERS = 8
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -19,9 +20,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--callers",
     type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Closed loop: so many requests in flight.",
+    help=f"Closed loop: so many requests in flight.  [default: {_CALLERS}]",
 )
 @click.option("--rate", type=float, help="Open loop: requests a second, whatever comes back.")
 @click.option("--rates", metavar="R,R,...", help="Open loops one after the other.")
@@ -41,7 +40,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--server-pid", type=click.IntRange(1), help="For the server's processor time.")
 @connection_options
-@click.option("--json", "json_file", type=_FILE, help="Also write the figures as JSON.")
+@click.option("--json", "json_file", type=_FILE, help="Also write the figures to this file.")
 @click.option("--plot", type=_FILE, help="Also draw them: .svg, .png or .pdf.")
 def command(address: str, model: str, version: str, **options: Any) -> None:
     """Put load on MODEL of the server at ADDRESS, and tell throughput, latency and errors.
@@ -59,6 +58,10 @@ def command(address: str, model: str, version: str, **options: Any) -> None:
       hlserve bench localhost:8001 fashion --data rows.npz --rows 8 --callers 32
     """  # noqa: D301 - click's mark for a block that keeps its lines
     from hlserve.cli.benchmarking import bench
+    from hlserve.errors import ConfigError
 
-    for line in bench(address, model, version, **options):
+    callers = options.pop("callers")
+    if callers is not None and (options["rate"] is not None or options["rates"] is not None):
+        raise ConfigError("give --callers (a closed loop) or --rate or --rates (open ones)")
+    for line in bench(address, model, version, callers=callers or _CALLERS, **options):
         click.echo(line)

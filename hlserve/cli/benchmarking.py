@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hlserve.bench.arrivals import Arrivals
 from hlserve.bench.asking import Asker, Target, client_of, made_up, requests_of
+from hlserve.bench.load import process_cpu_s
 from hlserve.bench.measuring import Plan, Progress, measure
 from hlserve.bench.outcome import PERCENTILES, Outcome
 from hlserve.bench.picture import draw, require_drawable
@@ -82,6 +83,8 @@ def bench(
     """
     if data is not None and source is not None:
         raise ConfigError("give --data or --input, not both")
+    if server_pid is not None and process_cpu_s(server_pid) is None:
+        raise ConfigError(f"--server-pid is {server_pid}, which is no process on this machine")
     if plot is not None:
         require_drawable(plot)
     target = Target(address, model, version, **connecting, timeout_s=timeout_s)
@@ -92,11 +95,15 @@ def bench(
     if json_file is not None:
         _write_json(json_file, address, label, plan, outcomes)
     if plot is not None and outcomes:
-        draw(outcomes, plot, title=f"{label}, {rows} rows a request")
+        draw(outcomes, plot, title=f"{label}, {_rows(rows)} a request")
     return [
         *_table(label, plan, outcomes),
         *(f"first {message}" for message in measured.messages.values()),
     ]
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 # ----- measuring
@@ -177,7 +184,7 @@ def _progress(plan: Plan) -> Iterator[Progress | None]:
 
 def _table(label: str, plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     how = f"{plan.arrivals} arrivals" if plan.rates else f"{plan.callers} callers, closed loop"
-    lines = [f"{label}: {plan.rows} rows a request, {how}"]
+    lines = [f"{label}: {_rows(plan.rows)} a request, {how}"]
     names = [f"p{percent:g} ms" for percent in PERCENTILES]
     header = ["offered/s", "answered/s", "rows/s", *names, "max ms", "errors", "server CPU"]
     table = [header, *(_cells(outcome) for outcome in outcomes)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hlserve.cli.connecting import Connecting, connection_options
+from hlserve.errors import ModelNotReadyError
 
 if TYPE_CHECKING:
     from hlserve.client import ModelStatistics
@@ -109,6 +110,12 @@ def stats(address: str, name: str, timeout_s: float, as_json: bool, connecting: 
     if as_json:
         _echo_json([asdict(each) for each in statistics])
         return
+    if not statistics:
+        raise ModelNotReadyError(
+            f"model {name!r} is not loaded, so it has done nothing"
+            if name
+            else "no model is loaded"
+        )
     _echo_table([_row(each) for each in statistics], _STATISTICS)
     click.echo("\nTimes are means for each request that was answered.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ def check(config: ServerConfig) -> int:
 
     from hlserve.serving.dry_run import dry_run
 
+    logging.getLogger("hlserve.serving.loading").setLevel(logging.CRITICAL)  # the table tells it
     checked = dry_run(config)
     rows = [_row(version) for version in checked]
     widths = [None] * (len(_HEADERS) - 1) + [60]

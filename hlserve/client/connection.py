@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,10 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 5000),
 )
 _COMPRESSIONS = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+# Of gRPC's naming (grpc/doc/naming.md); the others are URIs that it does not know.
+_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:", "xds:")
+_URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_WITH_PORT = re.compile(r"(\[[^\]]+\]|[^:/\s]+):[0-9]{1,5}")
 # What gRPC says where no server has answered, as against a server that says UNAVAILABLE.
 _NOT_CONNECTED = (
     *("failed to connect", "DNS resolution failed", "connections to all backends"),
@@ -78,8 +83,9 @@ class Connection:
         """Checks the values.
 
         Raises:
-            ConfigError: an unknown compression.
+            ConfigError: the address is none, or an unknown compression.
         """
+        _check_address(self.address)
         if self.compression is not None and self.compression not in _COMPRESSIONS:
             raise ConfigError(
                 f"compression is {self.compression!r}, expected one of {', '.join(_COMPRESSIONS)}"
@@ -118,11 +124,16 @@ class Connection:
                 status,
                 f"cannot connect to {self.address} {self._hint(details)}",
             )
+        if status == "UNAUTHENTICATED":
+            details += self._key_hint()
         return ServerError(status, details)
 
+    def _key_hint(self) -> str:
+        if self.api_key is None:
+            return " (here: --api-key KEY or HLSERVE_API_KEY, in Python api_key=...)"
+        return " (the one given by --api-key, HLSERVE_API_KEY or api_key=)"
+
     def _hint(self, details: str) -> str:
-        if "://" in self.address or self.address.startswith("/"):
-            return f"({details}): expected HOST:PORT, or unix:PATH"
         if self.tls is None:
             return (
                 f"without TLS: {details}; is a server running there (hlserve serve MODELS_DIR "
@@ -136,6 +147,29 @@ class Connection:
     def _options(self) -> tuple[tuple[str, Any], ...]:
         name = None if self.tls is None else self.tls.server_name
         return _OPTIONS if name is None else (*_OPTIONS, ("grpc.ssl_target_name_override", name))
+
+
+def _check_address(address: str) -> None:
+    """Without this gRPC would resolve anything, and take port 443 where there is none."""
+    if _URI.match(address) and not address.startswith(_SCHEMES):
+        raise ConfigError(
+            f"the address is {address!r}, expected HOST:PORT or unix:PATH, without a scheme such "
+            "as http://"
+        )
+    if "/" in address and not address.startswith(_SCHEMES):
+        raise ConfigError(
+            f"the address is {address!r}, expected HOST:PORT, or for a socket unix:{address}"
+        )
+    if not address.startswith(_SCHEMES) and not _WITH_PORT.fullmatch(address):
+        raise ConfigError(
+            f"the address is {address!r}, expected HOST:PORT such as {_example(address)}"
+        )
+
+
+def _example(address: str) -> str:
+    host = address.rpartition(":")[0] if address.count(":") == 1 else address
+    bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{bracketed or 'localhost'}:8001"
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:

@@ -81,7 +81,8 @@ def private_files() -> Iterator[None]:
 def address_refused(address: str) -> UnavailableError:
     """For a TCP address that could not be bound."""
     return UnavailableError(
-        f"cannot listen on {address}: the port is in use, or the address is not this machine's"
+        f"cannot listen on {address}: the port is in use, or the address is not this machine's: "
+        "choose another --port (0: a free one) or --host"
     )
 
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
@@ -34,6 +35,8 @@ from hlserve.serving.model import ServedModel
 from hlserve.serving.overrides import Overrides
 from hlserve.serving.states import Entry, ModelState, states_of
 from hlserve.serving.watch import Watch
+
+_MAX_COMPARED_CHARS = 64  # with a model's name: longer ones are nobody's mistake
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +99,10 @@ class ModelStore:
                 _LOG.error("model %r cannot be served: %s", name, loaded.reason)
         if self._control.mode == "none" and not self.ready_models():
             reasons = "; ".join(f"{n!r}: {e.why_not_ready()}" for n, e in self._entries.items())
-            raise RepositoryError(f"no model in {self._repository.root} can be served: {reasons}")
+            raise RepositoryError(
+                f"no model in {self._repository.root} can be served: {reasons}"
+                f"{self._repository.hint()}"
+            )
         give_memory_back()
         self._is_loaded = True
 
@@ -112,7 +118,7 @@ class ModelStore:
         """
         brings_files = overrides is not None and bool(overrides.files)
         if not is_model_name(name) or not (brings_files or name in self._repository.names()):
-            raise ModelNotFoundError(f"model {name!r} is not in this server's repository")
+            raise self._not_found(name)
         await self._finish(self._load(name, overrides, keeps_unchanged=False))
 
     async def unload(self, name: str) -> None:
@@ -124,7 +130,7 @@ class ModelStore:
             ModelNotFoundError: there is no such model.
         """
         if name not in self._entries and name not in self._repository.names():
-            raise ModelNotFoundError(f"model {name!r} is not in this server's repository")
+            raise self._not_found(name)
         await self._finish(self._unload(name, "it was unloaded"))
 
     async def poll(self) -> None:
@@ -241,8 +247,13 @@ class ModelStore:
     def _entry(self, name: str) -> Entry:
         entry = self._entries.get(name)
         if entry is None:
-            raise ModelNotFoundError(f"model {name!r} is not in this server's repository")
+            raise self._not_found(name)
         return entry
+
+    def _not_found(self, name: str) -> ModelNotFoundError:
+        near = get_close_matches(name[:_MAX_COMPARED_CHARS], self._entries, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        return ModelNotFoundError(f"model {name!r} is not in this server's repository{hint}")
 
     async def _finish(self, action: Coroutine[Any, Any, None]) -> None:
         """Runs an action to its end, even where the caller is cancelled."""

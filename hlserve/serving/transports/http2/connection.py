@@ -310,7 +310,8 @@ class Connection(Generic[Head]):
         stalled = [
             stream
             for stream in self.streams.values()
-            if stream.active_s < oldest_s and (not stream.has_ended or stream.unsent)
+            if stream.active_s < oldest_s
+            and ((stream.awaits_rest and not stream.has_ended) or stream.unsent)
         ]
         try:
             for stream in stalled:

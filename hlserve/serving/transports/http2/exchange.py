@@ -265,6 +265,7 @@ class _Streaming:
         self._news = asyncio.Event()
         self._drained = asyncio.Event()
         stream.on_drained = self._drained.set
+        stream.awaits_rest = False
         self._is_head_sent = False
         self._task = calls.loop.create_task(self._run())
 
@@ -273,6 +274,7 @@ class _Streaming:
             messages = self._reader.feed(data)
             self._messages.extend(messages)
             self._queued_bytes += sum(map(len, messages))
+            self._stream.awaits_rest = self._reader.held_bytes > 0
             self._hold(self._queued_bytes + self._reader.held_bytes)
         except GrpcStatusError as error:
             self._error = error

@@ -69,6 +69,7 @@ class InferStream:
         self._end_stages: Callable[[BaseException | None], None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         stream.on_drained = self._advance_soon
+        stream.awaits_rest = False
         try:
             self._end_stages = calls.service.open_stream(context)
         except HlserveError as error:
@@ -94,6 +95,7 @@ class InferStream:
                 raise GrpcStatusError("INTERNAL", "the last message is not whole")
         except GrpcStatusError as error:
             self._error, messages = error, []
+        self._stream.awaits_rest = self._reader.held_bytes > 0
         self._waiting.extend(messages)
         self._waiting_bytes += sum(map(len, messages))
         self._uncredited += len(data)

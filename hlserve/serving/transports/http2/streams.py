@@ -22,12 +22,14 @@ class Stream:
         unsent_bytes: their sum.
         trailers: the block that ends the stream once ``unsent`` is empty; None: not yet said.
         on_drained: called when everything given to send is out; None: nobody waits.
+        awaits_rest: the client owes the rest of something; False between a stream's messages.
         call: the listener's own.
         active_s: when a byte last moved on it, on the event loop's clock.
     """
 
     __slots__ = (
         "active_s",
+        "awaits_rest",
         "call",
         "has_ended",
         "number",
@@ -47,6 +49,7 @@ class Stream:
         self.active_s = now_s
         self.uncredited = 0
         self.has_ended = False
+        self.awaits_rest = True
         self.unsent: deque[bytes | memoryview] | None = None
         self.unsent_bytes = 0
         self.trailers: bytes | None = None
