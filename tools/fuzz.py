@@ -110,7 +110,7 @@ def _fuzz_here(name: str, seconds: int) -> int:
 
 
 def _keep(name: str) -> None:
-    """What failed once, and the shortest inputs first, each with steps over three lines that none took before."""
+    """What failed once, and the shortest, each with steps over three lines that no other took."""
     target, seen, kept = _target(name), set[Any](), KEPT / name
     inputs = {
         path.name: path.read_bytes() for folder in (kept, GROWN / name) for path in folder.glob("*")
