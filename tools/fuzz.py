@@ -110,7 +110,7 @@ def _fuzz_here(name: str, seconds: int) -> int:
 
 
 def _keep(name: str) -> None:
-    """The shortest inputs first, each with steps over three lines that none took before."""
+    """What failed once, and the shortest, each with steps over three lines that no other took."""
     target, seen, kept = _target(name), set[Any](), KEPT / name
     inputs = {
         path.name: path.read_bytes() for folder in (kept, GROWN / name) for path in folder.glob("*")
@@ -119,7 +119,8 @@ def _keep(name: str) -> None:
     chosen = {}
     for file, data in sorted(inputs.items(), key=lambda item: (len(item[1]), item[0])):
         steps = _steps(target, data) - seen
-        if steps and len(data) <= _MAX_KEPT_BYTES:
+        failed_once = "crash" in file and (kept / file).exists()
+        if failed_once or (steps and len(data) <= _MAX_KEPT_BYTES):
             seen |= steps
             chosen[file] = data
     for path in kept.glob("*"):

@@ -21,6 +21,7 @@ from tests.serving.http2.test_over_sockets import INFER, Wire, identity_request
 from tests.serving.running import RunningServer, running_server
 
 CALL = [(name, INFER if name == ":path" else value) for name, value in FIELDS]
+STREAM = [(k, f"{INFER[:-10]}ModelStreamInfer" if k == ":path" else v) for k, v in FIELDS]
 WATCH = [(k, "/grpc.health.v1.Health/Watch" if k == ":path" else v) for k, v in FIELDS]
 LIMITS = LimitsConfig(max_message_bytes=2**27, max_tensor_elements=2**27)
 WINDOW = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
@@ -53,10 +54,10 @@ class Client:
     def __exit__(self, *_error: object) -> None:
         self.socket.close()
 
-    def begin(self) -> int:
+    def begin(self, fields: list[tuple[str, str]] = CALL) -> int:
         number: int = self.h2.get_next_available_stream_id()
         self.bodies[number] = bytearray()
-        self.h2.send_headers(number, CALL)
+        self.h2.send_headers(number, fields)
         self.flush()
         return number
 
@@ -247,6 +248,29 @@ def test_a_client_that_stops_to_write_has_its_call_reset(running: RunningServer)
         number = client.begin()
         client.send(number, body)
         assert client.answer(number).raw_output_contents[0] == values
+
+
+def test_a_stream_may_rest_between_its_messages_but_not_within_one(running: RunningServer) -> None:
+    body, values = body_of(5000)
+    with Client(running.address) as client:
+        number = client.begin(STREAM)
+        for _ in range(2):
+            client.send(number, body, ends=False)
+            while len(client.bodies[number]) < len(body):
+                client.turn()
+            assert bytes(client.bodies[number]).endswith(values)
+            client.bodies[number].clear()
+            watch(running, 61)
+        client.send(number, body[:100], ends=False)
+        client.h2.ping(b"12345678")
+        client.flush()
+        while not client.pings:
+            client.turn()
+        assert number not in client.ended
+        watch(running, 61)
+        while number not in client.ended:
+            client.turn()
+        assert client.ended[number] == f"reset {int(ErrorCode.CANCEL)}"
 
 
 @pytest.mark.parametrize("answers", [True, False])
