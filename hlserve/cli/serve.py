@@ -139,7 +139,7 @@ def _observing_options(command: _Command) -> _Command:
     "--transport",
     type=click.Choice(("auto", "grpcio", "http2")),
     default="auto",
-    help="What speaks HTTP/2; auto: http2, our own, which costs the least for each request.",
+    help="What speaks HTTP/2; http2, our own, costs the least. auto: grpcio, for now.",
 )
 @option(
     "--system-shared-memory/--no-system-shared-memory",
