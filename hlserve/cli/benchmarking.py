@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,8 @@ def bench(
     """
     if data is not None and source is not None:
         raise ConfigError("give --data or --input, not both")
-    if server_pid is not None and process_cpu_s(server_pid) is None:
+    has_proc = process_cpu_s(os.getpid()) is not None
+    if server_pid is not None and has_proc and process_cpu_s(server_pid) is None:
         raise ConfigError(f"--server-pid is {server_pid}, which is no process on this machine")
     if plot is not None:
         require_drawable(plot)

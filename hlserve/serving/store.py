@@ -78,6 +78,7 @@ class ModelStore:
         if not self._entries and self._control.mode == "none":
             raise RepositoryError(
                 f"no models in {repository.root}: expected <model>/<version>/model.onnx"
+                f"{repository.hint()}"
             )
 
     @property

@@ -45,6 +45,21 @@ def test_a_closed_loop_tells_throughput_latency_and_processor_time(
     assert latencies == sorted(latencies)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--callers", "2", "--rate", "10"], "give --callers (a closed loop) or --rate"),
+        (["--callers", "8", "--rates", "10,20"], "give --callers (a closed loop) or --rate"),
+        (["--server-pid", str(2**30)], "which is no process on this machine"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    address: str, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert run(cli, ["bench", address, "classes", *SHORT, *options]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_rates_are_run_one_after_the_other_and_drawn(
     address: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -172,6 +172,8 @@ def test_the_latest_version_is_served_unless_the_policy_says_otherwise(tmp_path:
         store.get(everything, "2.0")
     with pytest.raises(ModelNotFoundError, match="model 'none' is not in this server's repository"):
         store.get("none")
+    with pytest.raises(ModelNotFoundError, match=f"did you mean '{everything}'"):
+        store.get(everything + "x")
 
 
 @pytest.mark.parametrize(
@@ -248,3 +250,10 @@ def test_an_empty_repository_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     with pytest.raises(RepositoryError, match=r"expected <model>/<version>/model.onnx"):
         make_store(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["m", "m/1"])
+def test_a_models_own_folder_is_told_from_a_repository(tmp_path: Path, inside: str) -> None:
+    models.put(tmp_path, "m", models.mlp())
+    with pytest.raises(RepositoryError, match=rf"give (its parent, )?{tmp_path}"):
+        make_store(tmp_path / inside).load_all()
