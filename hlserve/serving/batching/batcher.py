@@ -274,10 +274,7 @@ class DynamicBatcher:
         self._statistics.pending -= len(ended)
         self._count(ended, now_ns)
         for pending, outcome in ended:
-            deliver, pending.deliver = (
-                pending.deliver,
-                _ignore,
-            )  # leaves no cycle
+            deliver, pending.deliver = pending.deliver, _ignore  # leaves no cycle
             try:
                 deliver(outcome)
             except Exception:  # a fault of its caller must not cost the others their answers

@@ -109,6 +109,13 @@ class Client:
         assert self.ended[number] == "0"
         return inference.ModelInferResponse.FromString(bytes(self.bodies[number][5:]))
 
+    def ask(self, body: bytes) -> bytes:
+        """The values that a request is answered with."""
+        number = self.begin()
+        self.send(number, body)
+        values: bytes = self.answer(number).raw_output_contents[0]
+        return values
+
 
 def body_of(size_bytes: int) -> tuple[bytes, bytes]:
     """A framed request, and the values in it."""
@@ -125,9 +132,7 @@ def test_an_answer_of_any_size_comes_through_a_small_window(
 ) -> None:
     body, values = body_of(size_bytes)
     with Client(running.address, window_bytes) as client:
-        number = client.begin()
-        client.send(number, body)
-        assert client.answer(number).raw_output_contents[0] == values
+        assert client.ask(body) == values
 
 
 def test_a_request_may_come_a_byte_at_a_time(running: RunningServer) -> None:
@@ -154,9 +159,7 @@ def test_calls_given_up_in_their_request_or_answer_leave_their_neighbours(
                 client.turn()
             for number in (unfinished, unread):
                 client.h2.reset_stream(number, ErrorCode.CANCEL)
-            neighbour = client.begin()
-            client.send(neighbour, body)
-            assert client.answer(neighbour).raw_output_contents[0] == values
+            assert client.ask(body) == values
 
 
 def test_a_client_that_says_goaway_still_gets_its_answer(running: RunningServer) -> None:
@@ -195,9 +198,7 @@ def test_a_client_that_closes_its_half_is_closed_and_its_call_forgotten(
 def assert_answers(running: RunningServer) -> None:
     body, values = body_of(10)
     with Client(running.address) as client:
-        number = client.begin()
-        client.send(number, body)
-        assert client.answer(number).raw_output_contents[0] == values
+        assert client.ask(body) == values
 
 
 def watch(running: RunningServer, later_s: float) -> None:
@@ -245,9 +246,7 @@ def test_a_client_that_stops_to_write_has_its_call_reset(running: RunningServer)
         while stalled not in client.ended:
             client.turn()
         assert client.ended[stalled] == f"reset {int(ErrorCode.CANCEL)}"
-        number = client.begin()
-        client.send(number, body)
-        assert client.answer(number).raw_output_contents[0] == values
+        assert client.ask(body) == values
 
 
 def test_a_stream_may_rest_between_its_messages_but_not_within_one(running: RunningServer) -> None:

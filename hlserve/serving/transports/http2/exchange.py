@@ -12,6 +12,7 @@ from hlserve.errors import DeadlineExceededError
 from hlserve.serving.call_record import CallRecord
 from hlserve.serving.transports.context import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
+from hlserve.serving.transports.http2.call_surroundings import Holding
 from hlserve.serving.transports.http2.connection import Connection
 from hlserve.serving.transports.http2.eager_call import EagerCall
 from hlserve.serving.transports.http2.frames import ConnectionFaultError
@@ -20,6 +21,7 @@ from hlserve.serving.transports.http2.grpc_framing import (
     PREFIX_BYTES,
     MessageReader,
     framed,
+    is_plain_message,
 )
 from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
@@ -95,14 +97,12 @@ class Calls:
             stream.call.gone()
 
 
-class _Unary:
+class _Unary(Holding):
     """One request, one answer."""
 
     __slots__ = (
-        "_calls",
         "_context",
         "_encoding",
-        "_held",
         "_messages",
         "_reader",
         "_row",
@@ -126,12 +126,7 @@ class _Unary:
     def received(self, data: bytes) -> None:
         if self._reader is None:
             # As a rule one piece holds the whole body, and the body one plain message.
-            size = len(data) - PREFIX_BYTES
-            if (
-                0 <= size <= self._calls.max_message_bytes
-                and self._stream.has_ended
-                and PREFIX.unpack_from(data) == (0, size)
-            ):
+            if self._stream.has_ended and is_plain_message(data, self._calls.max_message_bytes):
                 self._begin(data, PREFIX_BYTES)
                 return
             self._reader = MessageReader(self._encoding, self._calls.max_message_bytes)
@@ -189,11 +184,6 @@ class _Unary:
         if self._running is not None:
             self._running.cancel()
 
-    def _hold(self, size: int) -> None:
-        if size != self._held:
-            change, self._held = size - self._held, size
-            self._calls.service.hold(change)
-
     async def _answer(self, data: bytes) -> None:
         try:
             call = self._calls.service.unary(self._row, data, self._context)
@@ -230,15 +220,13 @@ class _Unary:
         self._stream.call = None
 
 
-class _Streaming:
+class _Streaming(Holding):
     """Any number of requests, any number of answers; the client is held back at a window."""
 
     __slots__ = (
-        "_calls",
         "_context",
         "_drained",
         "_error",
-        "_held",
         "_is_head_sent",
         "_messages",
         "_news",
@@ -286,11 +274,6 @@ class _Streaming:
         self._messages.clear()  # else one may still be taken, and be counted out twice
         self._hold(0)
         self._task.cancel()
-
-    def _hold(self, size: int) -> None:
-        if size != self._held:
-            change, self._held = size - self._held, size
-            self._calls.service.hold(change)
 
     def _credit(self) -> None:
         """Credit for what was taken, and for a message that must become whole to be taken."""

@@ -20,6 +20,12 @@ def framed(message: bytes) -> bytes:
     return PREFIX.pack(0, len(message)) + message
 
 
+def is_plain_message(body: bytes, max_bytes: int) -> bool:
+    """Whether a body is one message, not compressed, of at most ``max_bytes``; nothing else."""
+    size = len(body) - PREFIX_BYTES
+    return 0 <= size <= max_bytes and PREFIX.unpack_from(body) == (0, size)
+
+
 class MessageReader:
     """Takes the body of one request piece by piece.
 

@@ -15,13 +15,13 @@ from hlserve.errors import CancelledError, DeadlineExceededError, HlserveError
 from hlserve.serving.transports.calls import MAX_STREAM_IN_FLIGHT
 from hlserve.serving.transports.context import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
-from hlserve.serving.transports.http2.call_surroundings import Surroundings
+from hlserve.serving.transports.http2.call_surroundings import Holding, Surroundings
 from hlserve.serving.transports.http2.frames import ConnectionFaultError
 from hlserve.serving.transports.http2.grpc_framing import (
-    PREFIX,
     PREFIX_BYTES,
     MessageReader,
     framed,
+    is_plain_message,
 )
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
 from hlserve.serving.transports.http2.service import Row, status_and_details
@@ -39,7 +39,7 @@ class _Message:
         self.running: Cancellable | asyncio.Task[None] | None = None
 
 
-class InferStream:
+class InferStream(Holding):
     """One call of ModelStreamInfer.
 
     Args:
@@ -105,18 +105,12 @@ class InferStream:
         """Whether a piece of the body is a plain message, and none waits before it."""
         if self._waiting or self._reader.held_bytes:
             return False
-        size = len(data) - PREFIX_BYTES
-        return 0 <= size <= self._max_taken_bytes and PREFIX.unpack_from(data) == (0, size)
+        return is_plain_message(data, self._max_taken_bytes)
 
     def gone(self) -> None:
         """The client went away."""
         if not self._is_over:
             self._finish(CancelledError("the caller went away"))
-
-    def _hold(self, size: int) -> None:
-        if size != self._held:
-            change, self._held = size - self._held, size
-            self._calls.service.hold(change)
 
     def _credit(self) -> None:
         """Credit for what was taken, and for a message that must become whole to be taken."""
