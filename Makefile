@@ -17,6 +17,8 @@ FUZZ_VENV ?= .venv-fuzz
 FUZZ_READY := $(FUZZ_VENV)/.ready
 FUZZ_SECONDS ?= 1200
 SERVING_BUILD := build/serving
+# The whole tree again, with serving compiled in place.
+COMPILED := build/compiled
 # The runtime is the one that hlserve serves through, in every environment.
 SERVING_RUNTIME := $(shell sed -n 's/^\(onnxruntime==[^ ]*\).*/\1/p' requirements/test.txt)
 MLSERVER := mlserver==1.7.1 $(SERVING_RUNTIME)
@@ -25,16 +27,16 @@ SERVING_PACKAGES := g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compil
 FUZZER := atheris==3.0.0
 PEERS := nncf==3.4.0 openvino==2026.4.1 onnxruntime==1.31.1 onnx==1.23.2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-CHECKED := hlserve compress tests tools benchmarks examples
+CHECKED := hlserve compress tests tools benchmarks examples setup.py
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
 
 export ORT_DISABLE_TELEMETRY := 1
 # Tests run WORKERS at a time: BLAS threads beside them would only wait for each other.
-test check parity slow: export OPENBLAS_NUM_THREADS := 1
+test check parity slow test-compiled-anyhow: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check slow lint format types imports proto proto-check parity parity-env fuzz peers bench soak serving-packages serving-peers bench-serving image lock clean
+.PHONY: help setup demo test test-compiled test-compiled-anyhow compiled check slow lint format types imports proto proto-check parity parity-env fuzz peers bench soak serving-packages serving-peers bench-serving image lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +118,23 @@ bench: $(PARITY_READY) $(READY) $(PEERS_READY)  ## benchmarks beside their peers
 	PYTHONPATH=. $(BIN)/python -m benchmarks.serving_overload
 	PYTHONPATH=. $(BIN)/python -m benchmarks.compression
 	PYTHONPATH=. $(BIN)/python -m benchmarks.compression_elsewhere
+
+$(COMPILED)/.ready: $(READY) setup.py pyproject.toml $(shell git ls-files hlserve)
+	rm -rf $(COMPILED)
+	mkdir -p $(COMPILED)
+	git ls-files -z | xargs -0 cp --parents --target-directory $(COMPILED)
+	cd $(COMPILED) && HLSERVE_COMPILE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -c 'from hlserve.serving.builds import is_compiled; assert is_compiled()'
+	touch $@
+
+compiled: $(COMPILED)/.ready  ## compile serving's hot path, in build/compiled (needs a C compiler)
+
+test-compiled:  ## the tests of serving over the compiled code; nothing where no C compiler is
+	if command -v cc >/dev/null; then $(MAKE) test-compiled-anyhow; else echo 'no C compiler: the compiled code is not tested'; fi
+
+test-compiled-anyhow: $(COMPILED)/.ready
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR)/$(COMPILED) HLSERVE_SHARED=$${HLSERVE_SHARED:-$(CURDIR)/../shared} \
+	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' tests/serving tests/fuzz
 
 soak: $(READY)  ## half an hour of everything that happens to a server: nothing wrong, lost or leaked
 	PYTHONPATH=. $(BIN)/python -m benchmarks.serving_soak --minutes 30

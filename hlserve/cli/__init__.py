@@ -53,9 +53,24 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HLSERVE"},
 )
-@click.version_option(__version__, prog_name="hlserve")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _option, is_asked: _version(ctx) if is_asked else None,
+    help="Show the version, and whether serving is compiled.",
+)
 def cli() -> None:
     """Train a network with hidden layers, compress it without losing accuracy, and serve it."""
+
+
+def _version(ctx: click.Context) -> None:
+    from hlserve.serving.builds import is_compiled
+
+    kind = "compiled" if is_compiled() else "not compiled"
+    click.echo(f"hlserve {__version__}, serving {kind}")
+    ctx.exit()
 
 
 def exit_code(error: HlserveError) -> int:

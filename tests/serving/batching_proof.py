@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +217,7 @@ async def _outcome(infer: Infer, case: Case) -> InferResponse | BaseException:
     request = case.request
     if case.deadline_ms is not None:
         at_s = asyncio.get_running_loop().time() + case.deadline_ms / 1000
-        request = InferRequest(
-            **{name: getattr(request, name) for name in request.__slots__ if name != "deadline_s"},
-            deadline_s=at_s,
-        )
+        request = replace(request, deadline_s=at_s)
     task = asyncio.ensure_future(infer(request))
     if case.cancel_after is not None:
         for _ in range(case.cancel_after):

@@ -6,7 +6,7 @@ a log line). Each transport takes its calls from ``Entry``, so a stage is writte
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -27,6 +27,7 @@ from hlserve.serving.transports.context import (
     UnaryCall,
 )
 from hlserve.serving.transports.stage import Stage
+from hlserve.serving.transports.staged_stream import staged_stream
 from hlserve.serving.turn import Turn
 
 
@@ -93,16 +94,7 @@ class Entry:
 
     def stream(self, rpc: Rpc) -> StreamCall:
         """The call for a row that streams, on either side."""
-        call = self._calls.stream(rpc)
-
-        async def staged(
-            requests: AsyncIterator[Any], context: CallContext
-        ) -> AsyncIterator[Message]:
-            with self._stages.around(context):
-                async for response in call(requests, context):
-                    yield response
-
-        return staged
+        return staged_stream(self._calls.stream(rpc), self._stages.around)
 
     def open_stream(self, context: CallContext) -> Callable[[BaseException | None], None]:
         """Begins a stream whose messages the transport takes by itself; answers how to end it.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -12,13 +10,9 @@ from hlserve import codec
 from hlserve.errors import HlserveError
 from hlserve.pb.messages import inference
 from hlserve.rpcs import Rpc
-from hlserve.serving.call_record import CallRecord
 from hlserve.serving.dataplane import DataPlane
-from hlserve.serving.request import InferRequest, InferResponse
 from hlserve.serving.transports.context import (
     CallContext,
-    Cancellable,
-    DeliverBytes,
     EncodeAnswer,
     InferCall,
 )
@@ -27,6 +21,7 @@ from hlserve.serving.transports.infer_messages import (
     decode_request,
     encode_response,
 )
+from hlserve.serving.transports.plain_infer import encoded, plain_infer
 from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, details_of, status_of
 
 _FINAL_RESPONSE = "triton_final_response"
@@ -70,24 +65,14 @@ class InferCalls:
         )
         encode = partial(encode_response, places=decoded.places)
         answer = await self._data_plane.model_infer(decoded.request)
-        return _encoded(record, answer, encode)
+        return encoded(record, answer, encode)
 
     def infer(self, encode: EncodeAnswer) -> InferCall:
         """``model_infer`` for a transport that reads and writes plain requests by itself.
 
         Nothing in it waits: the answer, or an error, is delivered once, perhaps before it returns.
         """
-        begin_infer = self._data_plane.begin_infer
-
-        def infer(
-            request: InferRequest, context: CallContext, deliver: DeliverBytes
-        ) -> Cancellable:
-            record = context.record
-            record.model, record.version = request.model_name, request.model_version
-            record.request_id = request.request_id
-            return begin_infer(request, partial(_deliver_encoded, record, encode, deliver))
-
-        return infer
+        return plain_infer(self._data_plane.begin_infer, encode)
 
     async def stream_answer(
         self, request: inference.ModelInferRequest, context: CallContext
@@ -118,33 +103,3 @@ def stream_error_words(error: Exception, rpc: Rpc) -> str:
     if status_of(error) == INTERNAL:
         _LOG.error("%s: %s", rpc.path, error)
     return details_of(error)
-
-
-def _encoded(
-    record: CallRecord, answer: InferResponse, encode: Callable[[InferResponse], Encoded]
-) -> Encoded:
-    """An answer's message, noted and timed."""
-    record.version, record.phases = answer.model_version, answer.phases
-    record.rows += answer.rows
-    record.answered_ns = time.time_ns()
-    started_ns = time.perf_counter_ns()
-    encoded = encode(answer)
-    answer.statistics.encode.add(time.perf_counter_ns() - started_ns)
-    return encoded
-
-
-def _deliver_encoded(
-    record: CallRecord,
-    encode: EncodeAnswer,
-    deliver: DeliverBytes,
-    outcome: InferResponse | Exception,
-) -> None:
-    answer: bytes | Exception
-    if isinstance(outcome, Exception):
-        answer = outcome
-    else:
-        try:
-            answer = _encoded(record, outcome, encode)
-        except Exception as error:
-            answer = error
-    deliver(answer)

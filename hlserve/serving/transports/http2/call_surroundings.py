@@ -27,27 +27,3 @@ class Surroundings(Protocol):
     connection: Connection[RequestHead]
     flush: Callable[[], None]
     max_message_bytes: int
-
-
-class Holding:
-    """A call that counts the bytes it holds among those of all calls.
-
-    Attributes:
-        _calls: what it knows of its connection.
-        _held: the bytes that are counted now.
-    """
-
-    __slots__ = ("_calls", "_held")
-
-    _calls: Surroundings
-    _held: int
-
-    def _hold(self, size: int) -> None:
-        """From now on so many.
-
-        Raises:
-            GrpcStatusError: all calls together hold too many.
-        """
-        if size != self._held:
-            change, self._held = size - self._held, size
-            self._calls.service.hold(change)

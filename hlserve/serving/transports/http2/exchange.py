@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import TypeVar
+from collections.abc import Callable
 
-from hlserve.errors import DeadlineExceededError
 from hlserve.serving.call_record import CallRecord
 from hlserve.serving.transports.context import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
-from hlserve.serving.transports.http2.call_surroundings import Holding
 from hlserve.serving.transports.http2.connection import Connection
 from hlserve.serving.transports.http2.eager_call import EagerCall
 from hlserve.serving.transports.http2.frames import ConnectionFaultError
@@ -20,16 +15,15 @@ from hlserve.serving.transports.http2.grpc_framing import (
     PREFIX,
     PREFIX_BYTES,
     MessageReader,
-    framed,
     is_plain_message,
 )
 from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
+from hlserve.serving.transports.http2.in_time import in_time
 from hlserve.serving.transports.http2.infer_stream import InferStream
 from hlserve.serving.transports.http2.service import GrpcService, Row, status_and_details
+from hlserve.serving.transports.http2.streaming import Streaming
 from hlserve.serving.transports.http2.streams import Stream
-
-Answer = TypeVar("Answer")
 
 
 class Calls:
@@ -82,7 +76,7 @@ class Calls:
         elif row.is_infer_stream:
             stream.call = InferStream(self, stream, row, context, head.encoding)
         else:
-            stream.call = _Streaming(self, stream, row, context, head.encoding)
+            stream.call = Streaming(self, stream, row, context, head.encoding)
         if stream.has_ended:
             stream.call.received(b"")
 
@@ -97,12 +91,14 @@ class Calls:
             stream.call.gone()
 
 
-class _Unary(Holding):
+class _Unary:
     """One request, one answer."""
 
     __slots__ = (
+        "_calls",
         "_context",
         "_encoding",
+        "_held",
         "_messages",
         "_reader",
         "_row",
@@ -133,7 +129,7 @@ class _Unary(Holding):
         try:
             message = self._read(self._reader, data)
         except GrpcStatusError as error:
-            self._hold(0)
+            self._held = self._calls.service.hold(self._held, 0)
             self._end(error)
             return
         if message is not None:
@@ -144,7 +140,7 @@ class _Unary(Holding):
         stream = self._stream
         messages = reader.feed(data)
         if not messages and not self._messages and not stream.has_ended:
-            self._hold(reader.held_bytes)
+            self._held = self._calls.service.hold(self._held, reader.held_bytes)
             self._calls.connection.consumed(stream, len(data))
             return None
         if self._messages:
@@ -154,10 +150,12 @@ class _Unary(Holding):
                 "UNIMPLEMENTED", f"{len(messages)} whole messages came, expected one"
             )
         if stream.has_ended:
-            self._hold(0)
+            self._held = self._calls.service.hold(self._held, 0)
             return messages[0]
         self._messages = messages
-        self._hold(reader.held_bytes + sum(map(len, messages)))
+        self._held = self._calls.service.hold(
+            self._held, reader.held_bytes + sum(map(len, messages))
+        )
         self._calls.connection.consumed(stream, len(data))
         return None
 
@@ -180,7 +178,7 @@ class _Unary(Holding):
             self._running = self._calls.loop.create_task(answer)
 
     def gone(self) -> None:
-        self._hold(0)
+        self._held = self._calls.service.hold(self._held, 0)
         if self._running is not None:
             self._running.cancel()
 
@@ -190,7 +188,7 @@ class _Unary(Holding):
             if self._context.deadline_s is None or self._row.is_infer:
                 answer = await call  # the batcher keeps the deadlines of its requests
             else:
-                answer = await _in_time(call, self._context.deadline_s)
+                answer = await in_time(call, self._context.deadline_s)
         except Exception as error:
             self._answered(error)
         else:
@@ -218,146 +216,3 @@ class _Unary(Holding):
         block = grpc_status.trailers_only(*status_and_details(self._row.rpc, error))
         self._calls.connection.sender.trailers_only(self._stream, block)
         self._stream.call = None
-
-
-class _Streaming(Holding):
-    """Any number of requests, any number of answers; the client is held back at a window."""
-
-    __slots__ = (
-        "_context",
-        "_drained",
-        "_error",
-        "_is_head_sent",
-        "_messages",
-        "_news",
-        "_queued_bytes",
-        "_reader",
-        "_row",
-        "_stream",
-        "_task",
-        "_uncredited",
-    )
-
-    def __init__(
-        self, calls: Calls, stream: Stream, row: Row, context: CallContext, encoding: str
-    ) -> None:
-        self._calls = calls
-        self._stream = stream
-        self._row = row
-        self._context = context
-        self._reader = MessageReader(encoding, calls.service.limits.max_message_bytes)
-        self._messages: deque[bytes] = deque()
-        self._queued_bytes = self._held = 0
-        self._uncredited = 0
-        self._error: Exception | None = None
-        self._news = asyncio.Event()
-        self._drained = asyncio.Event()
-        stream.on_drained = self._drained.set
-        stream.awaits_rest = False
-        self._is_head_sent = False
-        self._task = calls.loop.create_task(self._run())
-
-    def received(self, data: bytes) -> None:
-        try:
-            messages = self._reader.feed(data)
-            self._messages.extend(messages)
-            self._queued_bytes += sum(map(len, messages))
-            self._stream.awaits_rest = self._reader.held_bytes > 0
-            self._hold(self._queued_bytes + self._reader.held_bytes)
-        except GrpcStatusError as error:
-            self._error = error
-        self._uncredited += len(data)
-        self._credit()
-        self._news.set()
-
-    def gone(self) -> None:
-        self._messages.clear()  # else one may still be taken, and be counted out twice
-        self._hold(0)
-        self._task.cancel()
-
-    def _credit(self) -> None:
-        """Credit for what was taken, and for a message that must become whole to be taken."""
-        if not self._messages:
-            self._calls.connection.consumed(self._stream, self._uncredited)
-            self._uncredited = 0
-
-    async def _requests(self) -> AsyncIterator[bytes]:
-        while True:
-            while self._messages:
-                message = self._messages.popleft()
-                self._queued_bytes -= len(message)
-                self._hold(self._held - len(message))
-                self._credit()
-                self._calls.flush()
-                yield message
-            if self._error is not None:
-                raise self._error
-            if self._stream.has_ended:
-                return
-            self._news.clear()
-            await self._news.wait()
-
-    async def _run(self) -> None:
-        status, details = "OK", ""
-        try:
-            await _in_time(self._answer(), self._context.deadline_s)
-        except ConnectionFaultError as fault:
-            self._calls.connection.close(fault.code, fault.reason)
-            self._calls.flush()
-            return
-        except Exception as error:  # as every transport: the one place where errors get a status
-            status, details = status_and_details(self._row.rpc, error)
-        self._end(status, details)
-
-    async def _answer(self) -> None:
-        requests = self._requests()
-        if not self._row.rpc.streams_request:
-            requests = _exactly_one(requests)
-        sender = self._calls.connection.sender
-        answers = self._calls.service.stream(self._row, requests, self._context)
-        async with aclosing(answers):
-            async for answer in answers:
-                if not self._is_head_sent:
-                    self._is_head_sent = True
-                    sender.head(self._stream, grpc_status.RESPONSE_HEAD)
-                sender.data(self._stream, framed(answer))
-                self._calls.flush()
-                if self._stream.unsent_bytes:  # the client reads slower than we answer
-                    self._drained.clear()
-                    await self._drained.wait()
-
-    def _end(self, status: str, details: str) -> None:
-        self._hold(0)
-        sender = self._calls.connection.sender
-        if self._is_head_sent:
-            sender.trailers(self._stream, grpc_status.trailers(status, details))
-        else:
-            sender.trailers_only(self._stream, grpc_status.trailers_only(status, details))
-        self._stream.call = None
-        self._calls.flush()
-
-
-async def _exactly_one(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    count = 0
-    async for request in requests:
-        count += 1
-        if count == 1:
-            yield request
-    if count != 1:
-        raise GrpcStatusError("UNIMPLEMENTED", f"{count} whole messages came, expected one")
-
-
-async def _in_time(call: Awaitable[Answer], deadline_s: float | None) -> Answer:
-    """What the call gives before its deadline, on the event loop's clock.
-
-    Raises:
-        DeadlineExceededError: the deadline passed; the call was cancelled.
-    """
-    timeout = asyncio.timeout_at(deadline_s)
-    try:
-        async with timeout:
-            return await call
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        raise DeadlineExceededError("the deadline passed before an answer") from error

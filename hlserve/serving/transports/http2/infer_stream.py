@@ -15,7 +15,7 @@ from hlserve.errors import CancelledError, DeadlineExceededError, HlserveError
 from hlserve.serving.transports.calls import MAX_STREAM_IN_FLIGHT
 from hlserve.serving.transports.context import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
-from hlserve.serving.transports.http2.call_surroundings import Holding, Surroundings
+from hlserve.serving.transports.http2.call_surroundings import Surroundings
 from hlserve.serving.transports.http2.frames import ConnectionFaultError
 from hlserve.serving.transports.http2.grpc_framing import (
     PREFIX_BYTES,
@@ -39,7 +39,7 @@ class _Message:
         self.running: Cancellable | asyncio.Task[None] | None = None
 
 
-class InferStream(Holding):
+class InferStream:
     """One call of ModelStreamInfer.
 
     Args:
@@ -135,7 +135,9 @@ class InferStream(Holding):
         if self._is_over:
             return
         try:
-            self._hold(self._waiting_bytes + self._reader.held_bytes)
+            self._held = self._calls.service.hold(
+                self._held, self._waiting_bytes + self._reader.held_bytes
+            )
         except GrpcStatusError as error:
             self._error = error
             self._waiting.clear()
@@ -240,7 +242,7 @@ class InferStream(Holding):
 
     def _finish(self, error: Exception | None) -> None:
         self._is_over = True
-        self._hold(0)
+        self._held = self._calls.service.hold(self._held, 0)
         self._stream.on_drained = None
         if self._deadline is not None:
             self._deadline.cancel()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-
-from google.protobuf.message import Message
 
 from hlserve.errors import HlserveError, InvalidRequestError
 from hlserve.pb.messages import inference
@@ -66,19 +64,25 @@ class GrpcService:
         self._infer = entry.infer(self._fast.encode)
         self._infer_in_stream = entry.infer_in_stream(self._fast.encode)
 
-    def hold(self, change: int) -> None:
-        """Counts bytes of requests that are not whole, or not taken yet, on all connections.
+    def hold(self, held: int, size: int) -> int:
+        """Counts bytes of a call that are not whole, or not taken yet, among those of all calls.
+
+        Args:
+            held: what it held until now.
+            size: what it holds from now on, which comes back.
 
         Raises:
-            GrpcStatusError: there are too many.
+            GrpcStatusError: all together would hold too many; the call holds what it held.
         """
-        self._held_bytes += change
-        if change > 0 and self._held_bytes > self.limits.max_buffered_bytes:
+        total = self._held_bytes + size - held
+        if size > held and total > self.limits.max_buffered_bytes:
             raise GrpcStatusError(
                 "UNAVAILABLE",
-                f"unfinished requests hold {self._held_bytes} bytes, this server takes "
+                f"unfinished requests hold {total} bytes, this server takes "
                 f"{self.limits.max_buffered_bytes} at once: try again later",
             )
+        self._held_bytes = total
+        return size
 
     def begin_infer(
         self, data: bytes, start: int, context: CallContext, deliver: DeliverBytes
@@ -161,14 +165,6 @@ class GrpcService:
             self._entry.refuse(context, error)
         return (await row.unary(message, context)).SerializeToString()
 
-    async def stream(
-        self, row: Row, requests: AsyncIterator[bytes], context: CallContext
-    ) -> AsyncGenerator[bytes]:
-        """The serialized answers of a call that streams, on either side."""
-        assert row.stream is not None
-        async for response in row.stream(_parsed(requests, context), context):
-            yield response.SerializeToString()
-
 
 class _NothingBegun:
     """A call that had its answer before it began."""
@@ -195,12 +191,6 @@ def _row(rpc: Rpc, entry: Entry) -> Row:
         is_infer = rpc.call == "model_stream_infer"
         return Row(rpc, None, entry.stream(rpc), is_infer=False, is_infer_stream=is_infer)
     return Row(rpc, entry.unary(rpc), None, is_infer=rpc.call == "model_infer")
-
-
-async def _parsed(requests: AsyncIterator[bytes], context: CallContext) -> AsyncIterator[Message]:
-    async for data in requests:
-        context.record.request_bytes += len(data)
-        yield parse(context.rpc, data)
 
 
 def status_and_details(rpc: Rpc, error: Exception) -> tuple[str, str]:

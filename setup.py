@@ -1,0 +1,50 @@
+"""Compiles serving's hot path with mypyc where HLSERVE_COMPILE=1 is set; else all is pure Python.
+
+What is compiled is the same source: each module is there beside its extension, and a build without
+a compiler, or for another Python, serves with it. Everything else of the build is pyproject.toml.
+"""
+
+import os
+from glob import glob
+from pathlib import Path
+
+from setuptools import setup
+
+# Whole packages, less what mypyc cannot compile: async generators, and classes whose base class
+# comes from elsewhere.
+_FOLDERS = ("hlserve/serving/batching", "hlserve/serving/transports/http2")
+_NOT = {"__init__", "eager_call", "protocol", "server", "streaming", "tls"}
+_MORE = (
+    "hlserve/serving/call_record.py",
+    "hlserve/serving/dataplane.py",
+    "hlserve/serving/inference.py",
+    "hlserve/serving/model.py",
+    "hlserve/serving/request.py",
+    "hlserve/serving/statistics.py",
+    "hlserve/serving/switchboard.py",
+    "hlserve/serving/turn.py",
+    "hlserve/serving/uses.py",
+    "hlserve/serving/transports/context.py",
+    "hlserve/serving/transports/entry.py",
+    "hlserve/serving/transports/plain_infer.py",
+)
+
+
+def _sources() -> list[str]:
+    found = [path for folder in _FOLDERS for path in sorted(glob(f"{folder}/*.py"))]
+    return [path for path in found if Path(path).stem not in _NOT] + list(_MORE)
+
+
+if os.environ.get("HLSERVE_COMPILE") == "1":
+    from mypyc.build import mypycify
+
+    setup(
+        ext_modules=mypycify(
+            [*_sources(), "--ignore-missing-imports", "--no-warn-unused-ignores"],
+            opt_level="3",
+            debug_level="0",
+        ),
+        setup_requires=["mypy>=1.19"],
+    )
+else:
+    setup()
