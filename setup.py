@@ -10,10 +10,9 @@ from pathlib import Path
 
 from setuptools import setup
 
-# Whole packages, less what mypyc cannot compile: async generators, and classes whose base class
-# comes from elsewhere.
+# Whole packages, less what mypyc cannot compile: async generators.
 _FOLDERS = ("hlserve/serving/batching", "hlserve/serving/transports/http2")
-_NOT = {"__init__", "eager_call", "protocol", "server", "streaming", "tls"}
+_NOT = {"__init__", "eager_call", "server", "streaming", "tls"}
 _MORE = (
     "hlserve/serving/call_record.py",
     "hlserve/serving/dataplane.py",
@@ -24,9 +23,17 @@ _MORE = (
     "hlserve/serving/switchboard.py",
     "hlserve/serving/turn.py",
     "hlserve/serving/uses.py",
+    "hlserve/serving/session.py",
+    "hlserve/serving/store.py",
+    "hlserve/serving/logs.py",
+    "hlserve/serving/metrics.py",
+    "hlserve/serving/tracing.py",
+    "hlserve/serving/transports/admission.py",
+    "hlserve/serving/transports/authorization.py",
     "hlserve/serving/transports/context.py",
     "hlserve/serving/transports/entry.py",
     "hlserve/serving/transports/plain_infer.py",
+    "hlserve/serving/transports/stage.py",
 )
 
 

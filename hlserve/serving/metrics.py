@@ -89,19 +89,19 @@ class MetricsServer:
                 "--metrics-port, or --no-metrics"
             ) from error
         self.port: int = self._http.server_address[1]
-        self._thread = threading.Thread(
+        self._server_thread = threading.Thread(
             target=self._http.serve_forever,
             kwargs={"poll_interval": _CLOSE_WITHIN_S},
             name="hlserve-metrics",
             daemon=True,
         )
-        self._thread.start()
+        self._server_thread.start()
 
     def close(self) -> None:
         """Closes the port."""
         self._http.shutdown()
         self._http.server_close()
-        self._thread.join()
+        self._server_thread.join()
 
 
 # ----- below: HTTP -----
