@@ -2,16 +2,21 @@
 # A release pins the base: --build-arg BASE=python:3.11-slim-bookworm@sha256:...
 ARG BASE=python:3.11-slim-bookworm
 
-# ---- the wheel, and the built-in model readable by every user whatever the checkout's modes
+# ---- the wheel, its serving compiled, and the built-in model readable by every user whatever the
+# ---- checkout's modes; --build-arg COMPILE=0 leaves the compiler out
 FROM ${BASE} AS wheel
+ARG COMPILE=1
+RUN if [ "$COMPILE" = 1 ]; then \
+      apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev; \
+    fi
 WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN python -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY hlserve hlserve
 COPY compress compress
-RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
+RUN HLSERVE_COMPILE=$COMPILE /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 COPY models /models
 RUN chmod -R a+rX,go-w /models
 

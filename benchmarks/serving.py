@@ -28,7 +28,15 @@ from benchmarks.serving_floors import Floor, floor
 from benchmarks.serving_load import Client, Cost, WrongAnswerError, requests_file
 from benchmarks.serving_rows import ROWS, Row
 from benchmarks.serving_servers import Running
-from benchmarks.serving_subjects import BINARIES, TWO, CannotServeError, World, subjects
+from benchmarks.serving_subjects import (
+    BINARIES,
+    COMPILED,
+    ROOT,
+    TWO,
+    CannotServeError,
+    World,
+    subjects,
+)
 
 SERVER_CORE, CLIENT_CORE = "0", "1"
 BOTH_CORES = f"{SERVER_CORE},{CLIENT_CORE}"
@@ -46,7 +54,7 @@ def main() -> int:
     rows = [row for row in ROWS if not args.rows or row.name in args.rows]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        world = _world(folder, args.transport, rows)
+        world = _world(folder, args.transport, rows, args.code)
         floors = [floor(world.file, n, seconds=args.seconds, core=SERVER_CORE) for n in BATCHES]
         client = Client(folder, CLIENT_CORE, args.seconds)
         with _servers(world, rows, args.peers) as (servers, skipped):
@@ -54,7 +62,7 @@ def main() -> int:
     by_rows = {one.rows: one for one in floors}
     lines = [line for one in measured for line in table.lines_of(one, by_rows)]
     print(table.as_text(lines), table.floors_text(floors), table.quiet(measured), sep="\n\n")
-    print(table.score(lines))
+    print(table.score(lines), f"our server's code: {args.code}", sep="\n")
     _print_failures(measured)
     if args.json:
         _write(Path(args.json), measured, floors, lines)
@@ -72,6 +80,12 @@ def _arguments() -> argparse.Namespace:
         help=f"of {', '.join(table.PEERS)}; or none",
     )
     parser.add_argument("--transport", default="http2", help="of our server")
+    parser.add_argument(
+        "--code",
+        type=Path,
+        default=COMPILED if (COMPILED / ".ready").exists() else ROOT,
+        help="where our server's code lies: what `make compiled` made, if it did",
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of one run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", default="", help="where every run goes")
@@ -98,12 +112,12 @@ def _why_not() -> str:
     return ""
 
 
-def _world(folder: Path, transport: str, rows: Sequence[Row]) -> World:
+def _world(folder: Path, transport: str, rows: Sequence[Row], code: Path) -> World:
     file = model.write_model(folder / "models")
     made = {size: model.exchanges(file, size) for size in {1, *(row.load.rows for row in rows)}}
     for size, exchanges in made.items():
         model.write_requests(requests_file(folder, size), exchanges)
-    return World(folder, transport, made[1])
+    return World(folder, transport, made[1], code)
 
 
 @contextmanager

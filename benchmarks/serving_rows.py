@@ -9,6 +9,7 @@ from benchmarks.serving_load import Load
 from benchmarks.serving_subjects import (
     CANNED,
     GRPCIO,
+    INTERPRETED,
     KSERVE,
     MLSERVER,
     OURS,
@@ -51,7 +52,7 @@ class Row:
     ratios: dict[str, Bound] = field(default_factory=dict)
 
 
-_ALL = (OURS, GRPCIO, MLSERVER, KSERVE, CANNED)
+_ALL = (OURS, INTERPRETED, GRPCIO, MLSERVER, KSERVE, CANNED)
 _DIFFERING = Bound(45, 25)
 
 ROWS = (

@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trustme
@@ -20,8 +20,10 @@ from benchmarks import serving_model as model
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).resolve().parent / "serving_peers"
 BINARIES = ROOT / "build" / "serving"
+COMPILED = ROOT / "build" / "compiled"  # what `make compiled` makes
 
 OURS, PLAIN, SECURE, TWO = "ours", "ours, no metrics", "ours, TLS", "ours, two processes"
+INTERPRETED = "not compiled"
 GRPCIO, MLSERVER, KSERVE, CANNED = "grpcio", "mlserver", "kserve", "canned-c++"
 
 
@@ -37,11 +39,13 @@ class World:
         folder: a temporary one; ``models`` in it is the repository.
         transport: of our server.
         exchanges: requests of one row, with their answers.
+        code: where our server's code lies.
     """
 
     folder: Path
     transport: str
     exchanges: list[model.Exchange]
+    code: Path = ROOT
 
     @property
     def file(self) -> Path:
@@ -82,6 +86,7 @@ def subjects() -> tuple[Subject, ...]:
         Subject(PLAIN, _ours("--no-metrics")),
         Subject(SECURE, _ours_secure, is_tls=True),
         Subject(TWO, _ours("--processes", "2")),
+        Subject(INTERPRETED, _interpreted),
         Subject(GRPCIO, _grpcio),
         Subject(MLSERVER, _mlserver),
         Subject(KSERVE, _kserve),
@@ -94,6 +99,12 @@ def subjects() -> tuple[Subject, ...]:
 
 def _ours(*options: str) -> Callable[[World], Command]:
     return lambda world: _serve(world, world.transport, options)
+
+
+def _interpreted(world: World) -> Command:
+    if world.code == ROOT:
+        raise CannotServeError("nothing is compiled here")
+    return _serve(replace(world, code=ROOT), world.transport, ())
 
 
 def _grpcio(world: World) -> Command:
@@ -115,8 +126,12 @@ def _serve(world: World, transport: str, options: tuple[str, ...]) -> Command:
         *(sys.executable, "-m", "hlserve", "serve", str(world.folder / "models")),
         *("--port", "0", "--transport", transport, "--log-level", "error", *options),
     )
-    # Several of them run at once: each takes a free port for its metrics.
-    return Command(words, environment={"HLSERVE_METRICS_PORT": "0", "PYTHONPATH": str(ROOT)})
+    environment = {
+        "HLSERVE_METRICS_PORT": "0",  # several of them run at once: each takes a free one
+        "PYTHONPATH": str(world.code),
+        "PYTHONSAFEPATH": "1",  # not the folder that the benchmark was started in
+    }
+    return Command(words, environment=environment)
 
 
 def _mlserver(world: World) -> Command:

@@ -15,9 +15,9 @@ from tabulate import tabulate
 from benchmarks.serving_floors import Floor
 from benchmarks.serving_load import Cost
 from benchmarks.serving_rows import Bound, Row
-from benchmarks.serving_subjects import CANNED, GRPCIO, KSERVE, MLSERVER, OURS
+from benchmarks.serving_subjects import CANNED, GRPCIO, INTERPRETED, KSERVE, MLSERVER, OURS
 
-PEERS = (GRPCIO, MLSERVER, KSERVE, CANNED)
+PEERS = (INTERPRETED, GRPCIO, MLSERVER, KSERVE, CANNED)
 FLOOR = "session.run"
 CORES = 2
 
