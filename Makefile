@@ -178,7 +178,7 @@ lock: $(READY)  ## pin requirements/*.txt anew, the widest set first
 	$(BIN)/python $(PIP_INSTALL) pip-tools
 	CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra cpu --extra report --extra search --extra data --extra otel --extra uvloop -o requirements/test.txt pyproject.toml requirements/test.in
 	for runtime in cpu gpu; do \
-	  CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra $$runtime -c requirements/test.txt -o requirements/$$runtime.txt pyproject.toml || exit 1; \
+	  CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) --extra $$runtime --extra uvloop -c requirements/test.txt -o requirements/$$runtime.txt pyproject.toml || exit 1; \
 	done
 	for set in build parity; do \
 	  CUSTOM_COMPILE_COMMAND='make lock' $(LOCK) -o requirements/$$set.txt requirements/$$set.in || exit 1; \
