@@ -80,6 +80,7 @@ class Inference:
             except Exception as error:
                 response = error
         deliver(response)
+        del outcome, response  # an error knows this frame: no cycle is left for the collector
 
     def _end_uses(self) -> None:
         self._model.uses.end()

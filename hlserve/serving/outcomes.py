@@ -28,6 +28,8 @@ async def waited_for(
     except asyncio.CancelledError:
         cancel(handle)
         raise
+    finally:
+        del future, handle  # an error knows this frame: no cycle is left for the collector
 
 
 def _settle(future: asyncio.Future[Result], outcome: Result | Exception) -> None:

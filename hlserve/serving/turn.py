@@ -44,8 +44,10 @@ class Turn:
         self._handle = None
         self._is_ending = True
         runs, self._runs = self._runs, []
-        _call(runs)
-        self._is_ending = False
+        try:
+            _call(runs)
+        finally:
+            self._is_ending = False
         flushes, self._flushes = self._flushes, []
         _call(flushes)
 

@@ -97,7 +97,8 @@ class Runs:
             else:
                 self._lay_behind()
             if not self._has_turn:
-                self._waits.watch(pending, loop)
+                if not pending.is_done:  # it may be found too late for any run already
+                    self._waits.watch(pending, loop)
                 return
         if pending.deadline_s is not None or pending.timeout_s:
             self._waits.watch_soon(pending)

@@ -3,8 +3,10 @@
 import pytest
 
 from hlserve.serving.transports.http2 import frames
-from hlserve.serving.transports.http2.frames import ErrorCode, frame
+from hlserve.serving.transports.http2.frames import ConnectionFaultError, ErrorCode, frame
+from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.limits import Http2Limits
+from hlserve.serving.transports.http2.streams import Stream
 from tests.serving.http2.peer import FIELDS, HELLO, Peer
 
 PATH = dict(FIELDS)[":path"]
@@ -310,9 +312,46 @@ def test_a_stream_that_stands_still_is_reset() -> None:
     peer.send(peer.headers(1))
     peer.now_s = 50.0
     peer.send(peer.headers(3))
-    peer.connection.reset_stalled(40.0)
+    peer.connection.reset_stalled(100.0)
     assert peer.output() == [(frames.RST_STREAM, 0, 1, word(ErrorCode.CANCEL))]
     assert list(peer.connection.streams) == [3]
+
+
+def test_an_answer_that_took_long_has_as_long_to_go_out_as_any() -> None:
+    peer = Peer(Http2Limits(stall_timeout_s=60.0))
+    peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}), peer.headers(1, flags=ENDED))
+    stream = peer.connection.streams[1]
+    peer.connection.reset_stalled(100.0)
+    peer.connection.sender.reply(stream, b"\x88", b"data", b"\x88")
+    for now_s in (105.0, 160.0, 165.0):
+        peer.connection.reset_stalled(now_s)
+        assert list(peer.connection.streams) == [1]
+    peer.connection.reset_stalled(166.0)
+    assert not peer.connection.streams
+    assert peer.output()[-1] == (frames.RST_STREAM, 0, 1, word(ErrorCode.CANCEL))
+
+
+def test_an_answer_that_goes_out_in_pieces_does_not_stand_still() -> None:
+    peer = Peer(Http2Limits(stall_timeout_s=60.0))
+    peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}), peer.headers(1, flags=ENDED))
+    peer.connection.sender.reply(peer.connection.streams[1], b"\x88", b"x" * 2**17, b"\x88")
+    for now_s in range(50, 500, 50):  # only the connection's window holds it back
+        peer.connection.sender.credit_connection(1)
+        peer.connection.reset_stalled(float(now_s))
+        assert list(peer.connection.streams) == [1]
+
+
+def test_a_connection_that_its_listener_closed_says_so_once() -> None:
+    peer = Peer()
+
+    def close_and_break(stream: Stream, head: RequestHead) -> None:
+        peer.connection.close(ErrorCode.ENHANCE_YOUR_CALM, "enough")
+        raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "and more")
+
+    peer.noted.began = close_and_break  # type: ignore[method-assign]
+    kinds = [(kind, payload[4:8]) for kind, _, _, payload in peer.send(peer.headers(1))]
+    assert kinds == [(frames.GOAWAY, word(ErrorCode.ENHANCE_YOUR_CALM))]
+    assert peer.fault() == ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_a_table_that_a_client_makes_smaller_is_said_to_be_empty_once() -> None:

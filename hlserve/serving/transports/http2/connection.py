@@ -57,6 +57,7 @@ class Connection(Generic[Head]):
         self._receive_window = limits.connection_window_bytes
         self._credit_below = limits.connection_window_bytes // 2
         self._reset_by_us: OrderedDict[int, None] = OrderedDict()
+        self._unsent: dict[int, int] = {}  # by stream, when stalls were last looked for
         self._last_stream = 0
         self._refuses_after = frames.STREAM_MASK  # drain: streams above are refused
         self.streams: dict[int, Stream] = {}
@@ -78,7 +79,7 @@ class Connection(Generic[Head]):
         try:
             self._incoming.take(data)
         except ConnectionFaultError as fault:
-            self._close(fault)
+            self.close(fault.code, fault.reason)  # unless the listener did it meanwhile
 
     def _frames(self, data: bytes, position: int) -> tuple[bytes, int]:
         """Handles every whole frame; gives the rest, and how many bytes its frame has."""
@@ -305,19 +306,31 @@ class Connection(Generic[Head]):
             self._forget(stream)
             self._listener.gone(stream)
 
-    def reset_stalled(self, oldest_s: float) -> None:
-        """Ends the streams whose request, or answer, stands still since then."""
-        stalled = [
-            stream
-            for stream in self.streams.values()
-            if stream.active_s < oldest_s
-            and ((stream.awaits_rest and not stream.has_ended) or stream.unsent)
-        ]
+    def reset_stalled(self, now_s: float) -> None:
+        """Ends the streams whose request, or answer, has stood still for too long.
+
+        Called every few seconds. An answer moves where less, or more, of it is unsent than at the
+        last call: its windows may be those of the whole connection.
+        """
+        self.now_s = now_s
+        oldest_s = now_s - self._limits.stall_timeout_s
+        unsent: dict[int, int] = {}
+        stalled = []
+        for stream in self.streams.values():
+            if stream.unsent:
+                unsent[stream.number] = stream.unsent_bytes
+                if self._unsent.get(stream.number) != stream.unsent_bytes:
+                    stream.active_s = now_s
+            elif stream.has_ended or not stream.awaits_rest:
+                continue
+            if stream.active_s < oldest_s:
+                stalled.append(stream)
+        self._unsent = unsent
         try:
             for stream in stalled:
                 self.reset(stream, ErrorCode.CANCEL)
         except ConnectionFaultError as fault:
-            self._close(fault)
+            self.close(fault.code, fault.reason)
 
     def go_away(self, *, is_last: bool) -> None:
         """Asks the client to open no more streams; with ``is_last`` later ones are refused.
@@ -329,19 +342,17 @@ class Connection(Generic[Head]):
             self._refuses_after = last
         self.sender.control(frames.goaway(last, ErrorCode.NO_ERROR))
 
-    def _close(self, fault: ConnectionFaultError) -> None:
+    def close(self, code: ErrorCode, reason: str) -> None:
+        """Ends the connection, for a broken rule or what only its surroundings can see."""
+        if self.is_closed:
+            return
         self.is_closed = True
-        self.fault = fault
-        self.sender.control(frames.goaway(self._last_stream, fault.code, fault.reason))
+        self.fault = ConnectionFaultError(code, reason)
+        self.sender.control(frames.goaway(self._last_stream, code, reason))
         streams = list(self.streams.values())
         self.streams.clear()
         for stream in streams:
             self._listener.gone(stream)
-
-    def close(self, code: ErrorCode, reason: str) -> None:
-        """Ends the connection for what only its surroundings can see: time, memory."""
-        if not self.is_closed:
-            self._close(ConnectionFaultError(code, reason))
 
     # ----- control
 

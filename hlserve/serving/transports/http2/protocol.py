@@ -188,7 +188,7 @@ class GrpcProtocol:
         elif self._is_paused and self._reads_nothing(now_s, oldest_s):
             self.abort()  # nothing that we say would be read
         else:
-            connection.reset_stalled(oldest_s)
+            connection.reset_stalled(now_s)
 
     def _reads_nothing(self, now_s: float, oldest_s: float) -> bool:
         assert self._transport is not None
