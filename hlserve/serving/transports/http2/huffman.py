@@ -1,7 +1,7 @@
 """HPACK's Huffman code (RFC 7541, section 5.2), a byte at a time.
 
-hpack's own decoder takes half a byte at a time. Here two of its steps are one, made when it is
-first needed: there are at most 65,536, which hold some 10 MB.
+hpack's own decoder takes half a byte at a time. Here two of its steps are one; a state's steps are
+made when it is first reached. All together hold some 10 MB.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from hpack.huffman_table import (
     HUFFMAN_TABLE,
 )
 
-# (state << 8 | byte) -> (next state << 8, what is emitted, whether the text may end here)
-_STEPS: dict[int, tuple[int, bytes, bool]] = {}
+# Next state, what is emitted, whether the text may end here.
+_Step = tuple[int, bytes, bool]
+
+_STATES = len(HUFFMAN_TABLE) // 16
+_LOST = _STATES  # what follows is not read any more
+# By state, then by byte; None: never reached yet.
+_STEPS: list[list[_Step] | None] = [*[None] * _STATES, [(_LOST, b"", False)] * 256]
 
 
 def decode(data: bytes) -> bytes:
@@ -25,34 +30,23 @@ def decode(data: bytes) -> bytes:
     """
     state, may_end = 0, True
     text = bytearray()
-    steps = _STEPS
-    try:
-        for byte in data:
-            state, emitted, may_end = steps[state | byte]
-            text += emitted
-    except KeyError:
-        _add_steps(data)
-        return decode(data)
+    for byte in data:
+        steps = _STEPS[state]
+        if steps is None:
+            steps = _STEPS[state] = [_step(state, byte) for byte in range(256)]
+        state, emitted, may_end = steps[byte]
+        text += emitted
     if not may_end:
-        raise ValueError("a Huffman text ends within a symbol")
+        raise ValueError("not a Huffman text, or one that ends within a symbol")
     return bytes(text)
 
 
-def _add_steps(data: bytes) -> None:
-    """Those that this text takes."""
-    state = 0
-    for byte in data:
-        if state | byte not in _STEPS:
-            _STEPS[state | byte] = _step(state | byte)
-        state = _STEPS[state | byte][0]
-
-
-def _step(key: int) -> tuple[int, bytes, bool]:
-    state, emitted, flags = key >> 8, bytearray(), 0
-    for nibble in (key >> 4 & 0xF, key & 0xF):
+def _step(state: int, byte: int) -> _Step:
+    emitted, flags = bytearray(), 0
+    for nibble in (byte >> 4, byte & 0xF):
         state, flags, symbol = HUFFMAN_TABLE[state * 16 + nibble]
         if flags & HUFFMAN_FAIL:
-            raise ValueError("not a Huffman text")
+            return _LOST, b"", False
         if flags & HUFFMAN_EMIT_SYMBOL:
             emitted.append(symbol)
-    return state << 8, bytes(emitted), bool(flags & HUFFMAN_COMPLETE)
+    return state, bytes(emitted), bool(flags & HUFFMAN_COMPLETE)
