@@ -47,11 +47,11 @@ if os.environ.get("HLSERVE_COMPILE") == "1":
 
     setup(
         ext_modules=mypycify(
-            [*_sources(), "--ignore-missing-imports", "--no-warn-unused-ignores"],
+            [*_sources(), "--ignore-missing-imports", "--no-warn-unused-ignores", "--follow-imports=silent"],
             opt_level="3",
             debug_level="0",
         ),
-        setup_requires=["mypy>=1.19"],
+        setup_requires=["mypy>=1.19", "numpy>=2.0"],
     )
 else:
     setup()

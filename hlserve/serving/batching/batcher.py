@@ -271,6 +271,7 @@ class DynamicBatcher:
                 pending.stop_timers()
             if pending.lane is not None:
                 self._queue.remove(pending)
+                pending.inputs = {}  # it stays in its line until that moves on
         self._statistics.pending -= len(ended)
         self._count(ended, now_ns)
         for pending, outcome in ended:

@@ -265,7 +265,8 @@ class Runs:
 
     def _go_on(self, loop: asyncio.AbstractEventLoop, run: InFlight, ended_s: float) -> None:
         """The thread has gone on with what lay behind, or ended just before it was laid."""
-        following = run.following
+        # Whoever began the first of them knows it as long as the thread goes on: no chain is left.
+        following, run.following = run.following, None
         assert following is not None
         following.begin_at(ended_s)
         self.in_flight.append(following)

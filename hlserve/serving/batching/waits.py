@@ -73,10 +73,11 @@ class Waits:
         )
 
     def _time_out(self, pending: Pending) -> None:
-        if pending not in self._queue:
+        if pending.taken_ns or pending.is_done:
             return  # it runs: the timeout is of the queue only
         if self._config.policy(pending.level).timeout_action == "DELAY":
-            self._queue.delay(pending)
+            if pending in self._queue:
+                self._queue.delay(pending)
             return
         self._fail(
             pending,

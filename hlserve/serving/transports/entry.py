@@ -6,6 +6,7 @@ a log line). Each transport takes its calls from ``Entry``, so a stage is writte
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +30,8 @@ from hlserve.serving.transports.context import (
 from hlserve.serving.transports.stage import Stage
 from hlserve.serving.transports.staged_stream import staged_stream
 from hlserve.serving.turn import Turn
+
+_LOG = logging.getLogger(__name__)
 
 
 class Answering(Protocol):
@@ -153,7 +156,10 @@ class _Stages:
         count = len(begun)
         for index, end in self._ends:
             if index < count:
-                end(context, begun[index], error)
+                try:
+                    end(context, begun[index], error)
+                except Exception:  # a fault of one must not keep the others from counting
+                    _LOG.exception("a stage could not end")
 
     def end_and_tell(
         self,
@@ -165,7 +171,10 @@ class _Stages:
         """Ends them with what came of the call, and hands that on."""
         error = None if isinstance(outcome, bytes) else outcome
         for index, end in self._ends:
-            end(context, begun[index], error)
+            try:
+                end(context, begun[index], error)
+            except Exception:  # the caller waits for its answer
+                _LOG.exception("a stage could not end")
         deliver(outcome)
 
     @contextmanager

@@ -336,7 +336,7 @@ def test_an_answer_that_goes_out_in_pieces_does_not_stand_still() -> None:
     peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}), peer.headers(1, flags=ENDED))
     peer.connection.sender.reply(peer.connection.streams[1], b"\x88", b"x" * 2**17, b"\x88")
     for now_s in range(50, 500, 50):  # only the connection's window holds it back
-        peer.connection.sender.credit_connection(1)
+        peer.send(frames.window_update(0, 1))
         peer.connection.reset_stalled(float(now_s))
         assert list(peer.connection.streams) == [1]
 

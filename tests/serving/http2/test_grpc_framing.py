@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hlserve.serving.transports.http2 import grpc_status
 from hlserve.serving.transports.http2.grpc_framing import PREFIX, MessageReader, framed
 from hlserve.serving.transports.http2.grpc_request import RequestReader, parse_timeout_s
-from hlserve.serving.transports.http2.grpc_status import GrpcStatusError, percent_encoded
+from hlserve.serving.transports.http2.grpc_status import percent_encoded
 from tests.serving.http2.peer import FIELDS
 
 LIMIT = 10_000
@@ -61,17 +61,33 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_taken_is_refused(name: str) -> None:
     encoding, sent, status = REFUSED[name]
-    with pytest.raises(GrpcStatusError) as caught:
-        MessageReader(encoding, LIMIT).feed(sent)
-    assert caught.value.status == status
+    for before in ([], [b"", b"one before"]):
+        reader = MessageReader(encoding, LIMIT)
+        assert reader.feed(b"".join(map(framed, before)) + sent) == before
+        assert reader.error is not None
+        assert reader.error.status == status
+        assert reader.feed(framed(b"one after")) == []
+        assert reader.held_bytes == 0
+
+
+def test_a_message_in_single_bytes_holds_little_more_than_its_bytes() -> None:
+    sent = framed(bytes(LIMIT))
+    reader = MessageReader("identity", LIMIT)
+    tracemalloc.start()
+    for start in range(len(sent) - 1):
+        assert reader.feed(sent[start : start + 1]) == []
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held_bytes < 2 * LIMIT
+    assert reader.feed(sent[-1:]) == [bytes(LIMIT)]
 
 
 def test_a_bomb_is_not_unfolded() -> None:
     bomb = compressed(gzip.compress(b"\0" * 100_000_000, compresslevel=1))
     reader = MessageReader("gzip", 2**20)
     tracemalloc.start()
-    with pytest.raises(GrpcStatusError):
-        reader.feed(bomb)
+    assert reader.feed(bomb) == []
+    assert reader.error is not None
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 5 * 2**20

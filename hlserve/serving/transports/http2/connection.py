@@ -78,6 +78,7 @@ class Connection(Generic[Head]):
         self.now_s = self._clock()
         try:
             self._incoming.take(data)
+            self.sender.send_credited()
         except ConnectionFaultError as fault:
             self.close(fault.code, fault.reason)  # unless the listener did it meanwhile
 
@@ -270,7 +271,7 @@ class Connection(Generic[Head]):
         self._forget(stream)
         self.sender.control(frames.rst_stream(stream.number, code))
         self._remember_reset(stream.number)
-        self._listener.gone(stream)
+        self._gone(stream)
         if not self._resets.take(self.now_s):
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many broken streams")
 
@@ -285,6 +286,10 @@ class Connection(Generic[Head]):
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.number, None)
         self.sender.forget(stream)
+
+    def _gone(self, stream: Stream) -> None:
+        self._listener.gone(stream)
+        stream.call = None  # it knows the stream: no cycle is left for the collector
 
     def _remember_reset(self, number: int) -> None:
         self._reset_by_us[number] = None
@@ -304,7 +309,7 @@ class Connection(Generic[Head]):
         stream = self.streams.get(number)
         if stream is not None:
             self._forget(stream)
-            self._listener.gone(stream)
+            self._gone(stream)
 
     def reset_stalled(self, now_s: float) -> None:
         """Ends the streams whose request, or answer, has stood still for too long.
@@ -352,7 +357,7 @@ class Connection(Generic[Head]):
         streams = list(self.streams.values())
         self.streams.clear()
         for stream in streams:
-            self._listener.gone(stream)
+            self._gone(stream)
 
     # ----- control
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from hlserve.errors import DeadlineExceededError
 from hlserve.serving.call_record import CallRecord
 from hlserve.serving.transports.context import CallContext, Cancellable
 from hlserve.serving.transports.http2 import grpc_status
@@ -74,10 +75,11 @@ class Calls:
         if row.unary is not None:
             stream.call = _Unary(self, stream, row, context, head.encoding)
         elif row.is_infer_stream:
-            stream.call = InferStream(self, stream, row, context, head.encoding)
+            call = InferStream(self, stream, row, context, head.encoding)
+            stream.call = None if call.is_over else call  # it may be refused
         else:
             stream.call = Streaming(self, stream, row, context, head.encoding)
-        if stream.has_ended:
+        if stream.has_ended and stream.call is not None:
             stream.call.received(b"")
 
     def received(self, stream: Stream, data: bytes) -> None:
@@ -104,6 +106,7 @@ class _Unary:
         "_row",
         "_running",
         "_stream",
+        "_timer",
     )
 
     def __init__(
@@ -118,6 +121,7 @@ class _Unary:
         self._messages: list[bytes] = []
         self._held = 0
         self._running: Cancellable | asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # while the request is not whole
 
     def received(self, data: bytes) -> None:
         if self._reader is None:
@@ -126,6 +130,8 @@ class _Unary:
                 self._begin(data, PREFIX_BYTES)
                 return
             self._reader = MessageReader(self._encoding, self._calls.max_message_bytes)
+            if self._context.deadline_s is not None:
+                self._timer = self._calls.loop.call_at(self._context.deadline_s, self._expire)
         try:
             message = self._read(self._reader, data)
         except GrpcStatusError as error:
@@ -133,12 +139,25 @@ class _Unary:
             self._end(error)
             return
         if message is not None:
+            self._stop_timer()
             self._begin(message, 0)
+
+    def _expire(self) -> None:
+        self._held = self._calls.service.hold(self._held, 0)
+        self._end(DeadlineExceededError("the deadline passed before the request was whole"))
+        self._calls.flush()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _read(self, reader: MessageReader, data: bytes) -> bytes | None:
         """The request once it is whole."""
         stream = self._stream
         messages = reader.feed(data)
+        if reader.error is not None:
+            raise reader.error
         if not messages and not self._messages and not stream.has_ended:
             self._held = self._calls.service.hold(self._held, reader.held_bytes)
             self._calls.connection.consumed(stream, len(data))
@@ -178,6 +197,7 @@ class _Unary:
             self._running = self._calls.loop.create_task(answer)
 
     def gone(self) -> None:
+        self._stop_timer()
         self._held = self._calls.service.hold(self._held, 0)
         if self._running is not None:
             self._running.cancel()
@@ -213,6 +233,7 @@ class _Unary:
         calls.flush()
 
     def _end(self, error: Exception) -> None:
+        self._stop_timer()
         block = grpc_status.trailers_only(*status_and_details(self._row.rpc, error))
         self._calls.connection.sender.trailers_only(self._stream, block)
         self._stream.call = None

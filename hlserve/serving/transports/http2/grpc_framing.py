@@ -14,6 +14,8 @@ PREFIX_BYTES = PREFIX.size
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 ENCODINGS = ("identity", *_WINDOW_BITS)
 
+_MAX_PIECES = 64
+
 
 def framed(message: bytes) -> bytes:
     """A message as it travels, not compressed."""
@@ -32,31 +34,47 @@ class MessageReader:
     Args:
         encoding: the request's ``grpc-encoding``.
         max_bytes: bound on one message, before and after decompression.
+
+    Attributes:
+        held_bytes: of a message that is not whole.
+        error: what ends the body after the messages that were given: one is too large, or is not
+            compressed as it says. Nothing after it is read. None: all is well.
     """
 
-    __slots__ = ("_encoding", "_max_bytes", "_needed", "_pieces", "held_bytes")
+    __slots__ = ("_encoding", "_max_bytes", "_needed", "_pieces", "_rest", "error", "held_bytes")
 
     def __init__(self, encoding: str, max_bytes: int) -> None:
         self._encoding = encoding
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
+        self._rest = bytearray()  # after many pieces: a byte each must not cost an object each
         self._needed = PREFIX_BYTES
         self.held_bytes = 0
+        self.error: GrpcStatusError | None = None
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are whole now.
-
-        Raises:
-            GrpcStatusError: a message is too large, or is not compressed as it says.
-        """
+        """The messages that are whole now."""
+        if self.error is not None:
+            return []
         if self._pieces:
-            self._pieces.append(data)
             self.held_bytes += len(data)
+            if len(self._pieces) < _MAX_PIECES:
+                self._pieces.append(data)
+            else:
+                self._rest += data
             if self.held_bytes < self._needed:
                 return []
-            data = b"".join(self._pieces)
-            self._pieces, self.held_bytes = [], 0
-        messages = []
+            data = b"".join((*self._pieces, self._rest))
+            self._pieces, self._rest, self.held_bytes = [], bytearray(), 0
+        messages: list[bytes] = []
+        try:
+            self._read(data, messages)
+        except GrpcStatusError as error:
+            self.error = error
+        return messages
+
+    def _read(self, data: bytes, messages: list[bytes]) -> None:
+        """Adds the whole messages, keeps the rest; raises what ``error`` is."""
         position, end = 0, len(data)
         self._needed = PREFIX_BYTES
         while end - position >= PREFIX_BYTES:
@@ -72,7 +90,6 @@ class MessageReader:
             messages.append(message if flag == 0 else self._decompressed(flag, message))
         if position < end:
             self._pieces, self.held_bytes = [data[position:]], end - position
-        return messages
 
     def _decompressed(self, flag: int, message: bytes) -> bytes:
         bits = _WINDOW_BITS.get(self._encoding)

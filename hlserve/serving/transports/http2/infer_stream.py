@@ -27,6 +27,8 @@ from hlserve.serving.transports.http2.grpc_status import GrpcStatusError
 from hlserve.serving.transports.http2.service import Row, status_and_details
 from hlserve.serving.transports.http2.streams import Stream
 
+_MAX_UNCOUNTED_BYTES = 2**16
+
 
 class _Message:
     """One message, until its answer is sent."""
@@ -48,6 +50,9 @@ class InferStream:
         row: of the call.
         context: of the call.
         encoding: of the requests.
+
+    Attributes:
+        is_over: its status was sent, or nobody waits for it.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class InferStream:
         self._taken: deque[_Message] = deque()  # in their order, until their answers are sent
         self._taken_bytes = 0
         self._error: Exception | None = None  # ends the stream after the answers before it
-        self._is_head_sent = self._is_over = self._will_advance = False
+        self._is_head_sent = self.is_over = self._will_advance = False
         self._end_stages: Callable[[BaseException | None], None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         stream.on_drained = self._advance_soon
@@ -80,7 +85,7 @@ class InferStream:
 
     def received(self, data: bytes) -> None:
         """Takes a piece of the body."""
-        if self._is_over:
+        if self.is_over or self._error is not None:
             return
         if self._is_one_message(data) and self._has_room():  # nearly always
             self._uncredited += len(data)
@@ -89,12 +94,10 @@ class InferStream:
             if self._stream.has_ended:
                 self._end_if_done()
             return
-        try:
-            messages = self._reader.feed(data)
-            if self._stream.has_ended and self._reader.held_bytes:
-                raise GrpcStatusError("INTERNAL", "the last message is not whole")
-        except GrpcStatusError as error:
-            self._error, messages = error, []
+        messages = self._reader.feed(data)
+        self._error = self._reader.error
+        if self._error is None and self._stream.has_ended and self._reader.held_bytes:
+            self._error = GrpcStatusError("INTERNAL", "the last message is not whole")
         self._stream.awaits_rest = self._reader.held_bytes > 0
         self._waiting.extend(messages)
         self._waiting_bytes += sum(map(len, messages))
@@ -102,14 +105,17 @@ class InferStream:
         self._advance()
 
     def _is_one_message(self, data: bytes) -> bool:
-        """Whether a piece of the body is a plain message, and none waits before it."""
-        if self._waiting or self._reader.held_bytes:
+        """Whether a piece of the body is a plain message, and none waits before it.
+
+        Large ones are counted with what all calls hold, and wait in line for that.
+        """
+        if self._waiting or self._reader.held_bytes or len(data) > _MAX_UNCOUNTED_BYTES:
             return False
         return is_plain_message(data, self._max_taken_bytes)
 
     def gone(self) -> None:
         """The client went away."""
-        if not self._is_over:
+        if not self.is_over:
             self._finish(CancelledError("the caller went away"))
 
     def _credit(self) -> None:
@@ -121,29 +127,32 @@ class InferStream:
     # ----- in
 
     def _advance_soon(self) -> None:
-        if not self._will_advance and not self._is_over:
+        if not self._will_advance and not self.is_over:
             self._will_advance = True
             self._calls.loop.call_soon(self._advance)
 
     def _advance(self) -> None:
         """Takes what there is room for; ends where all is done."""
         self._will_advance = False
-        while self._waiting and not self._is_over and self._has_room():
-            data = self._waiting.popleft()
-            self._waiting_bytes -= len(data)
-            self._take(data, 0)
-        if self._is_over:
+        if self.is_over:
             return
         try:
-            self._held = self._calls.service.hold(
-                self._held, self._waiting_bytes + self._reader.held_bytes
-            )
+            self._held = self._calls.service.hold(self._held, self._size_bytes())
         except GrpcStatusError as error:
             self._error = error
             self._waiting.clear()
             self._waiting_bytes = 0
+        while self._waiting and not self.is_over and self._has_room():
+            data = self._waiting.popleft()
+            self._waiting_bytes -= len(data)
+            self._take(data, 0)
+        if self.is_over:
+            return
         self._credit()
         self._end_if_done()
+
+    def _size_bytes(self) -> int:
+        return self._waiting_bytes + self._reader.held_bytes + self._taken_bytes
 
     def _has_room(self) -> bool:
         return (
@@ -179,13 +188,13 @@ class InferStream:
 
     def _give_up_from(self, bad: _Message, error: Exception) -> None:
         """Ends the stream once those before the bad message have their answers."""
-        if self._is_over:
+        if self.is_over:
             return
         self._error = error
         self._waiting.clear()
         self._waiting_bytes = 0
         bad.running = None
-        while (message := self._taken.pop()) is not bad:
+        while self._taken and (message := self._taken.pop()) is not bad:
             if message.running is not None:
                 message.running.cancel()
         self._end_if_done()
@@ -195,7 +204,7 @@ class InferStream:
     def _answered(self, message: _Message, answer: bytes) -> None:
         message.answer = answer
         message.running = None
-        if self._is_over or not self._taken or self._taken[0] is not message:
+        if self.is_over or not self._taken or self._taken[0] is not message:
             return
         try:
             self._send_ready()
@@ -215,11 +224,14 @@ class InferStream:
             self._taken_bytes -= message.size
             assert message.answer is not None
             sender.data(stream, framed(message.answer))
+        if self._held:
+            left = min(self._held, self._size_bytes())
+            self._held = self._calls.service.hold(self._held, left)
 
     # ----- its end
 
     def _end_if_done(self) -> None:
-        if self._taken or self._waiting or self._stream.unsent_bytes or self._is_over:
+        if self._taken or self._waiting or self._stream.unsent_bytes or self.is_over:
             return
         if self._error is not None or self._stream.has_ended:
             self._end(self._error)
@@ -229,7 +241,7 @@ class InferStream:
 
     def _end(self, error: Exception | None) -> None:
         """Tells the client, and lets go."""
-        if self._is_over:
+        if self.is_over:
             return
         sender = self._calls.connection.sender
         status, details = ("OK", "") if error is None else status_and_details(self._row.rpc, error)
@@ -241,7 +253,7 @@ class InferStream:
         self._calls.flush()
 
     def _finish(self, error: Exception | None) -> None:
-        self._is_over = True
+        self.is_over = True
         self._held = self._calls.service.hold(self._held, 0)
         self._stream.on_drained = None
         if self._deadline is not None:

@@ -48,6 +48,7 @@ class GrpcProtocol:
     ) -> None:
         self._service = service
         self._limits = service.limits
+        self._max_unsent_bytes = service.limits.max_unsent_bytes
         self._turn = service.turn
         self._on_made = on_made
         self._on_lost = on_lost
@@ -65,6 +66,7 @@ class GrpcProtocol:
         self._made_s = self._received_s = self._progress_s = self._busy_s = now_s
         self._left_bytes = 0
         self._ping_s: float | None = None
+        self._closing_s: float | None = None
         self._has_received = False
         self._calls = Calls(self._service, self._loop, _peer(self._transport), self._flush_soon)
         reader = RequestReader(self._limits.max_metadata_bytes)
@@ -81,7 +83,7 @@ class GrpcProtocol:
             _LOG.info("%s: TLS without the protocol h2", self._calls.peer)
             self._transport.abort()
         elif not self._on_made(self):
-            _LOG.warning("%s: too many connections", self._calls.peer)
+            _LOG.warning("%s: too many connections, or the server ends", self._calls.peer)
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -91,7 +93,7 @@ class GrpcProtocol:
         self._received_s = self._loop.time()
         self._ping_s = None
         self._connection.receive(data)
-        if self._connection.sender.has_output:
+        if self._connection.sender.has_output or self._is_draining:
             self._flush_soon()
         if self._service.open_connections == 1:
             self._turn.end_now()  # nobody else can have sent anything
@@ -141,6 +143,11 @@ class GrpcProtocol:
         sender = connection.sender
         if sender.has_output and not transport.is_closing():
             transport.write(sender.take_output())
+            if self._is_paused and transport.get_write_buffer_size() > self._max_unsent_bytes:
+                # Answers that are headers alone have no window, and end their streams.
+                connection.close(ErrorCode.ENHANCE_YOUR_CALM, "answers were not read")
+                transport.abort()
+                return
         if connection.is_closed:
             if connection.fault is not None and connection.fault.code:
                 _LOG.info("%s: closed, %s", self._calls.peer, connection.fault)
@@ -173,12 +180,22 @@ class GrpcProtocol:
 
     def watch(self, now_s: float) -> None:
         """Looks at what only time shows; called every few seconds."""
+        if self._transport is not None and self._transport.is_closing():
+            self._watch_closing(now_s)
+            return
         if self._connection.streams:
             self._busy_s = now_s
         self._watch_stalls(now_s)
         self._watch_idleness(now_s)
         if self._connection.sender.has_output:
             self._flush_soon()
+
+    def _watch_closing(self, now_s: float) -> None:
+        """What was said last goes out before the end, unless nobody reads it."""
+        if self._closing_s is None:
+            self._closing_s = now_s
+        elif now_s - self._closing_s > self._limits.stall_timeout_s:
+            self.abort()
 
     def _watch_stalls(self, now_s: float) -> None:
         limits, connection = self._limits, self._connection

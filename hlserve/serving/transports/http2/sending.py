@@ -45,6 +45,7 @@ class Sender:
         self._max_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._waiting: dict[int, Stream] = {}  # in turn: what has something to send and could not
         self._is_paused = False
+        self._has_credit = False
         self._block_prefix = b""
         self.initial_window = frames.DEFAULT_WINDOW_BYTES
         self.unsent_bytes = 0
@@ -176,6 +177,12 @@ class Sender:
                 return
             self._send(stream)
 
+    def send_credited(self) -> None:
+        """Sends what the windows let go that opened in what was read; once, whatever came in it."""
+        if self._has_credit:
+            self._has_credit = False
+            self.send_waiting()
+
     def forget(self, stream: Stream) -> None:
         """Drops what a stream still had to send."""
         self.unsent_bytes -= stream.unsent_bytes
@@ -192,8 +199,7 @@ class Sender:
         self._window += increment
         if self._window > frames.MAX_WINDOW_BYTES:
             raise ConnectionFaultError(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows")
-        if self._waiting:
-            self.send_waiting()
+        self._has_credit = True
 
     def credit(self, stream: Stream, increment: int) -> bool:
         """More may go on one stream; False: its window passes 2^31 - 1."""
@@ -205,12 +211,12 @@ class Sender:
         return True
 
     def settings(self, values: Iterable[tuple[int, int]]) -> None:
-        """Takes the client's settings (section 6.5.2).
+        """Takes the client's settings (section 6.5.2); of one that is there twice the last value.
 
         Raises:
             ConnectionFaultError: a value is outside its range.
         """
-        for identifier, value in values:
+        for identifier, value in dict(values).items():
             if identifier == frames.ENABLE_PUSH and value > 1:
                 raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
             if identifier == frames.MAX_FRAME_SIZE:
@@ -235,7 +241,7 @@ class Sender:
             stream.send_window += change
             if stream.send_window > frames.MAX_WINDOW_BYTES:
                 raise ConnectionFaultError(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows")
-        self.send_waiting()
+        self._has_credit = True
 
     def _send(self, stream: Stream) -> None:
         unsent = stream.unsent

@@ -46,6 +46,7 @@ class Http2Server:
         self._limits = limits or Http2Limits.of(listening.limits)
         self._service = GrpcService(entry, self._limits, listening.limits.max_tensor_elements)
         self._connections: set[GrpcProtocol] = set()
+        self._is_stopping = False  # a connection that is still being made comes too late
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self._servers: list[asyncio.Server] = []
@@ -85,6 +86,7 @@ class Http2Server:
 
     async def stop(self, grace_s: float) -> None:
         """Closes the addresses; calls still in flight after ``grace_s`` are cancelled."""
+        self._is_stopping = True
         for server in self._servers:
             server.close()
         if not self._servers:  # never started: nobody else closes them
@@ -112,7 +114,7 @@ class Http2Server:
         self._connections.add(connection)
         self._service.open_connections = len(self._connections)
         self._all_closed.clear()
-        return len(self._connections) <= self._limits.max_connections
+        return not self._is_stopping and len(self._connections) <= self._limits.max_connections
 
     def _lost(self, connection: GrpcProtocol) -> None:
         self._connections.discard(connection)

@@ -61,16 +61,19 @@ class Streaming:
 
     def received(self, data: bytes) -> None:
         """Takes a piece of the body."""
+        if self._error is not None:
+            return
+        messages = self._reader.feed(data)
+        self._error = self._reader.error
+        self._messages.extend(messages)
+        self._queued_bytes += sum(map(len, messages))
+        self._stream.awaits_rest = self._reader.held_bytes > 0
+        size = self._queued_bytes + self._reader.held_bytes
         try:
-            messages = self._reader.feed(data)
-            self._messages.extend(messages)
-            self._queued_bytes += sum(map(len, messages))
-            self._stream.awaits_rest = self._reader.held_bytes > 0
-            self._held = self._calls.service.hold(
-                self._held, self._queued_bytes + self._reader.held_bytes
-            )
+            self._held = self._calls.service.hold(self._held, size)
         except GrpcStatusError as error:
             self._error = error
+            self._messages.clear()
         self._uncredited += len(data)
         self._credit()
         self._news.set()
