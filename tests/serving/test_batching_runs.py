@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 
+from hlserve.errors import QueueTimeoutError
 from hlserve.serving.batching import DynamicBatcher, RunThreads
 from hlserve.serving.batching.pending import Pending
 from hlserve.serving.batching.run_threads import Job
@@ -173,6 +175,59 @@ def test_another_model_waits_for_no_more_than_what_lies_behind_already() -> None
         await turns()
         await bench.finish(*tasks)
         assert bench.runs == [[0.0], [1.0], [10.0], [2.0], [3.0]]
+
+    on_bench(main)
+
+
+def test_runs_behind_runs_are_let_go_however_long_the_thread_goes_on() -> None:
+    async def main(bench: Bench) -> int:
+        target = bench.batcher(max_rows=1)
+        tasks = [await bench.busy(target, 0.0)]
+        for number in range(1, 8):
+            tasks.append(bench.ask(target, float(number)))
+            await turns()
+            bench.ready.release()  # the thread goes on with what lies behind
+            assert await asyncio.to_thread(bench.started.acquire, timeout=20)
+            await turns()
+        known = sum(isinstance(found, Job) for found in gc.get_objects())
+        bench.ready.release()
+        await asyncio.gather(*tasks)
+        return known
+
+    # The one that the thread began with, and the one that goes on.
+    assert on_bench(main) <= 2
+
+
+def test_a_timeout_of_the_queue_holds_for_what_lies_behind_a_run() -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher(max_rows=2)
+        first = await bench.busy(target, 0.0)
+        patient, other = bench.ask(target, 1.0), bench.ask(target, 2.0, timeout_us=1000)
+        await turns()
+        await bench.loop.turn_clock(0.002)
+        with pytest.raises(QueueTimeoutError):
+            await other
+        await bench.finish(first, patient)
+        assert bench.runs == [[0.0], [1.0]]
+
+    on_bench(main)
+
+
+def test_a_request_that_was_given_up_in_the_queue_holds_no_inputs_there() -> None:
+    async def main(bench: Bench) -> None:
+        target = bench.batcher(max_rows=1, priority_levels=2, default_priority_level=1)
+        tasks = [await bench.busy(target, 0.0), bench.ask(target, 1.0)]
+        held: list[weakref.ref[Array]] = []
+        for _ in range(3):
+            inputs = {"x": np.zeros((1, 1000), np.float32)}
+            held.append(weakref.ref(inputs["x"]))
+            given_up = asyncio.ensure_future(target.answer(inputs, ("y",)))
+            await turns()
+            given_up.cancel()
+            await turns()
+            del inputs, given_up
+        assert [array() for array in held] == [None] * 3
+        await bench.finish(*tasks)
 
     on_bench(main)
 

@@ -1,5 +1,6 @@
 """What costs a server more than its sender: each flood ends in the right code, at its bound."""
 
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from hlserve.serving.transports.http2 import frames
 from hlserve.serving.transports.http2.frames import ErrorCode, frame
 from hlserve.serving.transports.http2.grpc_request import RequestHead
 from hlserve.serving.transports.http2.limits import Allowance, Http2Limits
+from hlserve.serving.transports.http2.sending import Sender
 from hlserve.serving.transports.http2.streams import Stream
 from tests.serving.http2.peer import Peer
 
@@ -95,6 +97,29 @@ def test_answers_that_nobody_reads_end_the_connection() -> None:
     peer.send(peer.headers(23))
     with pytest.raises(frames.ConnectionFaultError, match="ENHANCE_YOUR_CALM"):
         peer.connection.sender.data(peer.connection.streams[23], b"x")
+
+
+def test_windows_opened_bit_by_bit_have_the_answers_looked_through_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = Peer()
+    peer.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+    for number in range(1, 201, 2):
+        peer.send(peer.headers(number, flags=frames.END_HEADERS | frames.END_STREAM))
+        peer.connection.sender.reply(peer.connection.streams[number], b"\x88", b"data", b"\x88")
+    looks: list[int] = []
+    send_waiting = Sender.send_waiting
+
+    def counted(self: Sender) -> None:
+        looks.append(1)
+        send_waiting(self)
+
+    monkeypatch.setattr(Sender, "send_waiting", counted)
+    sizes = b"".join(struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, n % 3) for n in range(10_000))
+    peer.send(frames.window_update(0, 1) * 5000 + frame(frames.SETTINGS, 0, 0, sizes))
+    assert sum(looks) <= 1
+    assert peer.fault() is None
+    assert peer.connection.streams[1].send_window == 9_999 % 3
 
 
 def test_nothing_begins_after_a_connection_was_closed_by_what_it_asked_for() -> None:

@@ -1,13 +1,16 @@
 """Clients with small windows, that give up, go away, stop to read or write: over real sockets."""
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import h2.settings
 import pytest
 
@@ -16,6 +19,7 @@ from hlserve.serving.limits import LimitsConfig
 from hlserve.serving.transports.http2 import Http2Server, frames
 from hlserve.serving.transports.http2.frames import ErrorCode
 from hlserve.serving.transports.http2.grpc_framing import framed
+from hlserve.serving.transports.http2.protocol import GrpcProtocol
 from tests.serving.http2.peer import FIELDS, HELLO, Peer
 from tests.serving.http2.test_over_sockets import INFER, Wire, identity_request
 from tests.serving.running import RunningServer, running_server
@@ -95,6 +99,10 @@ class Client:
         if isinstance(event, h2.events.DataReceived):
             self.bodies[event.stream_id] += event.data
             self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif isinstance(event, h2.events.ResponseReceived):
+            headers = dict(event.headers)
+            if "grpc-status" in headers:  # an answer of headers alone
+                self.ended[event.stream_id] = headers["grpc-status"]
         elif isinstance(event, h2.events.TrailersReceived):
             self.ended[event.stream_id] = dict(event.headers)["grpc-status"]
         elif isinstance(event, h2.events.StreamReset):
@@ -213,6 +221,25 @@ def watch(running: RunningServer, later_s: float) -> None:
     asyncio.run_coroutine_threadsafe(look(), running.loop).result(timeout=20)
 
 
+def assert_soon(running: RunningServer, holds: Callable[[Collection[GrpcProtocol]], bool]) -> None:
+    """Something comes to hold of the open connections."""
+    transport = running.server._transport
+    assert isinstance(transport, Http2Server)
+
+    async def look() -> bool:
+        deadline_s = running.loop.time() + 20
+        while not holds(transport._connections) and running.loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+        return holds(transport._connections)
+
+    assert asyncio.run_coroutine_threadsafe(look(), running.loop).result(timeout=30)
+
+
+def is_stuck(connections: Collection[GrpcProtocol]) -> bool:
+    """Half a frame came, and the socket takes no more."""
+    return any(one._is_paused and one._connection.is_waiting_for_rest for one in connections)
+
+
 # ----- what only time shows: the watch is asked at times to come, so that nobody waits
 
 
@@ -231,6 +258,62 @@ def test_a_client_that_stops_to_read_is_cut_off(running: RunningServer) -> None:
         assert client.ended.get(number) != "0"
         assert len(client.bodies[number]) < len(body)
     assert_answers(running)
+
+
+def test_a_connection_that_was_closed_ends_though_nobody_reads_what_it_says(
+    running: RunningServer,
+) -> None:
+    body, _ = body_of(2**25)
+    with Client(running.address, 2**31 - 1) as client:
+        client.h2.increment_flow_control_window(2**31 - 2**17)
+        client.send(client.begin(), body)
+        client.socket.sendall(b"\0\0\x08\6")  # a frame of which no more comes
+        assert_soon(running, is_stuck)
+        for later_s in (0, 61, 62, 124):
+            watch(running, later_s)
+        assert_soon(running, lambda connections: not connections)
+    assert_answers(running)
+
+
+def test_answers_without_a_body_that_nobody_reads_end_the_connection(repository: Path) -> None:
+    unknown = [(name, "/no.Such/Method" if name == ":path" else value) for name, value in FIELDS]
+    with running_server(repository, transport="http2", limits=LIMITS) as running:
+        transport = running.server._transport
+        assert isinstance(transport, Http2Server)
+        transport._service.limits = replace(transport._service.limits, max_unsent_bytes=10_000)
+        with Client(running.address) as client, contextlib.suppress(OSError):
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for _ in range(100_000):  # more than the kernel keeps for us
+                number = client.h2.get_next_available_stream_id()
+                client.h2.send_headers(number, unknown, end_stream=True)
+                client.h2.reset_stream(number)
+                client.flush()
+            raise AssertionError("the server took everything")
+        assert_answers(running)
+
+
+def test_a_deadline_holds_for_a_request_that_does_not_become_whole(running: RunningServer) -> None:
+    body, _ = body_of(5000)
+    with Client(running.address) as client:
+        number = client.begin([*CALL, ("grpc-timeout", "50m")])
+        client.send(number, body[:100], ends=False)
+        while number not in client.ended:
+            client.turn()
+        assert client.ended[number] == "4"
+
+
+def test_a_message_that_is_refused_is_the_last_one_that_is_read(running: RunningServer) -> None:
+    body, values = body_of(500)
+    with Client(running.address) as client:
+        number = client.begin(STREAM)
+        too_large = b"\0\xff\xff\xff\xff"
+        client.send(number, body + too_large + body, ends=False)
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            client.send(number, body, ends=False)
+        while number not in client.ended:
+            client.turn()
+        assert client.ended[number] == "8"
+        assert bytes(client.bodies[number]).count(values) == 1
 
 
 def test_a_client_that_stops_to_write_has_its_call_reset(running: RunningServer) -> None:
