@@ -2,13 +2,17 @@
 # A release pins the base: --build-arg BASE=python:3.11-slim-bookworm@sha256:...
 ARG BASE=python:3.11-slim-bookworm
 
-# ---- the wheel, its serving compiled, and the built-in model readable by every user whatever the
-# ---- checkout's modes; --build-arg COMPILE=0 leaves the compiler out
-FROM ${BASE} AS wheel
+# ---- what compiles and strips; --build-arg COMPILE=0 leaves both out
+FROM ${BASE} AS tools
 ARG COMPILE=1
 RUN if [ "$COMPILE" = 1 ]; then \
       apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev; \
     fi
+
+# ---- the wheel, its serving compiled, and the built-in model readable by every user whatever the
+# ---- checkout's modes
+FROM tools AS wheel
+ARG COMPILE=1
 WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN python -m venv /opt/build \
@@ -20,20 +24,23 @@ RUN HLSERVE_COMPILE=$COMPILE /opt/build/bin/pip wheel --no-cache-dir --no-deps -
 COPY models /models
 RUN chmod -R a+rX,go-w /models
 
-# ---- one environment each, without pip or setuptools: the base's pip installs into them
-FROM ${BASE} AS environment-cpu
+# ---- one environment each, without pip or setuptools: the base's pip installs into them. uvloop
+# ---- comes with 10 MB of symbols that nobody needs
+FROM tools AS environment-cpu
 COPY requirements/cpu.txt /requirements.txt
 RUN python -m venv --without-pip /opt/hlserve \
  && pip --python /opt/hlserve/bin/python install --no-cache-dir --require-hashes -r /requirements.txt
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
-    pip --python /opt/hlserve/bin/python install --no-cache-dir --no-index --no-deps /wheels/*.whl
+    pip --python /opt/hlserve/bin/python install --no-cache-dir --no-index --no-deps /wheels/*.whl \
+ && if command -v strip; then strip /opt/hlserve/lib/python*/site-packages/uvloop/*.so; fi
 
-FROM ${BASE} AS environment-gpu
+FROM tools AS environment-gpu
 COPY requirements/gpu.txt /requirements.txt
 RUN python -m venv --without-pip /opt/hlserve \
  && pip --python /opt/hlserve/bin/python install --no-cache-dir --require-hashes -r /requirements.txt
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
-    pip --python /opt/hlserve/bin/python install --no-cache-dir --no-index --no-deps /wheels/*.whl
+    pip --python /opt/hlserve/bin/python install --no-cache-dir --no-index --no-deps /wheels/*.whl \
+ && if command -v strip; then strip /opt/hlserve/lib/python*/site-packages/uvloop/*.so; fi
 
 # ---- what both images have in common
 FROM ${BASE} AS common
