@@ -99,7 +99,7 @@ def test_answers_that_nobody_reads_end_the_connection() -> None:
         peer.connection.sender.data(peer.connection.streams[23], b"x")
 
 
-def test_windows_opened_bit_by_bit_have_the_answers_looked_through_once(
+def test_windows_that_let_nothing_go_cost_no_look_at_the_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     peer = Peer()
@@ -108,18 +108,26 @@ def test_windows_opened_bit_by_bit_have_the_answers_looked_through_once(
         peer.send(peer.headers(number, flags=frames.END_HEADERS | frames.END_STREAM))
         peer.connection.sender.reply(peer.connection.streams[number], b"\x88", b"data", b"\x88")
     looks: list[int] = []
-    send_waiting = Sender.send_waiting
+    send = Sender._send
 
-    def counted(self: Sender) -> None:
-        looks.append(1)
-        send_waiting(self)
+    def counted(self: Sender, stream: Stream) -> None:
+        looks.append(stream.number)
+        send(self, stream)
 
-    monkeypatch.setattr(Sender, "send_waiting", counted)
-    sizes = b"".join(struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, n % 3) for n in range(10_000))
-    peer.send(frames.window_update(0, 1) * 5000 + frame(frames.SETTINGS, 0, 0, sizes))
-    assert sum(looks) <= 1
+    monkeypatch.setattr(Sender, "_send", counted)
+    peer.send(frames.window_update(0, 1) * 5000)
+    assert looks == []
+    sizes = b"".join(struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, n % 3) for n in range(10_001))
+    peer.send(frame(frames.SETTINGS, 0, 0, sizes))  # the last of them opens each by two bytes
+    assert len(looks) == 100
     assert peer.fault() is None
-    assert peer.connection.streams[1].send_window == 9_999 % 3
+    assert peer.connection.streams[1].send_window == 0
+    # One byte of the connection's, and all but one stream can send nothing.
+    peer.connection.sender._window = 0
+    peer.send(frames.window_update(1, 1))
+    looks.clear()
+    peer.send(frames.window_update(0, 1))
+    assert looks == [1]
 
 
 def test_nothing_begins_after_a_connection_was_closed_by_what_it_asked_for() -> None:

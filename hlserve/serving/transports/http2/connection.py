@@ -78,7 +78,6 @@ class Connection(Generic[Head]):
         self.now_s = self._clock()
         try:
             self._incoming.take(data)
-            self.sender.send_credited()
         except ConnectionFaultError as fault:
             self.close(fault.code, fault.reason)  # unless the listener did it meanwhile
 

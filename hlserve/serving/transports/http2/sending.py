@@ -6,7 +6,7 @@ stream and goes out piece by piece as windows open and the socket takes it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 
 from hlserve.serving.transports.http2 import frames
@@ -43,16 +43,17 @@ class Sender:
         self._out_bytes = 0
         self._window = frames.DEFAULT_WINDOW_BYTES
         self._max_frame_bytes = frames.DEFAULT_FRAME_BYTES
-        self._waiting: dict[int, Stream] = {}  # in turn: what has something to send and could not
+        # In turn: what has something to send and could not, but for what its own window holds back.
+        # So whatever opens costs no look at a stream that can send nothing.
+        self._waiting: OrderedDict[int, Stream] = OrderedDict()
         self._is_paused = False
-        self._has_credit = False
         self._block_prefix = b""
         self.initial_window = frames.DEFAULT_WINDOW_BYTES
         self.unsent_bytes = 0
 
     @property
     def has_waiting(self) -> bool:
-        """Whether answers wait for a window or the socket."""
+        """Whether answers wait for the connection's window or the socket."""
         return bool(self._waiting)
 
     @property
@@ -150,7 +151,6 @@ class Sender:
         stream.unsent.append(data)
         stream.unsent_bytes += len(data)
         self.unsent_bytes += len(data)
-        self._waiting[stream.number] = stream
         self._send(stream)
 
     def trailers(self, stream: Stream, block: bytes) -> None:
@@ -158,7 +158,6 @@ class Sender:
         if stream.number not in self._streams:
             return
         stream.trailers = block
-        self._waiting[stream.number] = stream
         self._send(stream)
 
     def pause(self) -> None:
@@ -172,16 +171,10 @@ class Sender:
 
     def send_waiting(self) -> None:
         """Sends what may go now."""
-        for stream in list(self._waiting.values()):
+        while self._waiting and self._window > 0:
             if self._is_paused or self._out_bytes >= _MAX_OUTPUT_BYTES:
                 return
-            self._send(stream)
-
-    def send_credited(self) -> None:
-        """Sends what the windows let go that opened in what was read; once, whatever came in it."""
-        if self._has_credit:
-            self._has_credit = False
-            self.send_waiting()
+            self._send(next(iter(self._waiting.values())))
 
     def forget(self, stream: Stream) -> None:
         """Drops what a stream still had to send."""
@@ -199,14 +192,14 @@ class Sender:
         self._window += increment
         if self._window > frames.MAX_WINDOW_BYTES:
             raise ConnectionFaultError(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows")
-        self._has_credit = True
+        self.send_waiting()
 
     def credit(self, stream: Stream, increment: int) -> bool:
         """More may go on one stream; False: its window passes 2^31 - 1."""
         stream.send_window += increment
         if stream.send_window > frames.MAX_WINDOW_BYTES:
             return False
-        if stream.number in self._waiting:
+        if stream.unsent:
             self._send(stream)
         return True
 
@@ -241,7 +234,9 @@ class Sender:
             stream.send_window += change
             if stream.send_window > frames.MAX_WINDOW_BYTES:
                 raise ConnectionFaultError(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows")
-        self._has_credit = True
+            if stream.unsent:
+                self._waiting[stream.number] = stream
+        self.send_waiting()
 
     def _send(self, stream: Stream) -> None:
         unsent = stream.unsent
@@ -262,9 +257,10 @@ class Sender:
             self._out.append(frames.HEADER.pack(size << 8, 0, stream.number))
             self._out.append(piece)
             self._out_bytes += frames.HEADER_BYTES + size
-        del self._waiting[stream.number]
+        self._waiting.pop(stream.number, None)
         if unsent:
-            self._waiting[stream.number] = stream  # to the end: the others have their turn
+            if stream.send_window > 0:
+                self._waiting[stream.number] = stream  # to the end: the others have their turn
         elif stream.trailers is not None:
             self.trailers_only(stream, stream.trailers)
         elif stream.on_drained is not None:
