@@ -2,17 +2,12 @@
 # A release pins the base: --build-arg BASE=python:3.11-slim-bookworm@sha256:...
 ARG BASE=python:3.11-slim-bookworm
 
-# ---- what compiles and strips; --build-arg COMPILE=0 leaves both out
+# ---- what strips
 FROM ${BASE} AS tools
-ARG COMPILE=1
-RUN if [ "$COMPILE" = 1 ]; then \
-      apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev; \
-    fi
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils
 
-# ---- the wheel, its serving compiled, and the built-in model readable by every user whatever the
-# ---- checkout's modes
-FROM tools AS wheel
-ARG COMPILE=1
+# ---- the wheel, and the built-in model readable by every user whatever the checkout's modes
+FROM ${BASE} AS wheel
 WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN python -m venv /opt/build \
@@ -20,7 +15,7 @@ RUN python -m venv /opt/build \
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY hlserve hlserve
 COPY compress compress
-RUN HLSERVE_COMPILE=$COMPILE /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 COPY models /models
 RUN chmod -R a+rX,go-w /models
 
@@ -32,7 +27,7 @@ RUN python -m venv --without-pip /opt/hlserve \
  && pip --python /opt/hlserve/bin/python install --no-cache-dir --require-hashes -r /requirements.txt
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/hlserve/bin/python install --no-cache-dir --no-index --no-deps /wheels/*.whl \
- && if command -v strip; then strip /opt/hlserve/lib/python*/site-packages/uvloop/*.so; fi
+ && strip /opt/hlserve/lib/python*/site-packages/uvloop/*.so
 
 FROM tools AS environment-gpu
 COPY requirements/gpu.txt /requirements.txt
@@ -40,7 +35,7 @@ RUN python -m venv --without-pip /opt/hlserve \
  && pip --python /opt/hlserve/bin/python install --no-cache-dir --require-hashes -r /requirements.txt
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/hlserve/bin/python install --no-cache-dir --no-index --no-deps /wheels/*.whl \
- && if command -v strip; then strip /opt/hlserve/lib/python*/site-packages/uvloop/*.so; fi
+ && strip /opt/hlserve/lib/python*/site-packages/uvloop/*.so
 
 # ---- what both images have in common
 FROM ${BASE} AS common

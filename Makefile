@@ -168,7 +168,7 @@ $(SERVING_BUILD)/canned_server: benchmarks/cpp/canned_server.cc benchmarks/cpp/c
 	protoc --proto_path=benchmarks/cpp --cpp_out=$(@D) --grpc_out=$(@D) --plugin=protoc-gen-grpc=$$(command -v grpc_cpp_plugin) canned.proto
 	g++ -std=c++17 -O2 -Wall -Wextra -I$(@D) -o $@ $< $(@D)/canned.pb.cc $(@D)/canned.grpc.pb.cc $$(pkg-config --libs grpc++ protobuf)
 
-bench-serving: $(READY) $(COMPILED)/.ready serving-peers  ## server CPU per request beside MLServer, KServe and C++ gRPC: reported, never a gate
+bench-serving: $(READY) serving-peers  ## server CPU per request beside MLServer, KServe and C++ gRPC: reported, never a gate
 	PYTHONPATH=. $(BIN)/python -m benchmarks.serving
 
 image:  ## the container image for the CPU; `make image TARGET=gpu` for the other

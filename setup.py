@@ -1,7 +1,7 @@
 """Compiles serving's hot path with mypyc where HLSERVE_COMPILE=1 is set; else all is pure Python.
 
-What is compiled is the same source: each module is there beside its extension, and a build without
-a compiler, or for another Python, serves with it. Everything else of the build is pyproject.toml.
+An experiment: docs/transports.md tells what it saves, and why nothing that is published is compiled.
+Everything else of the build is pyproject.toml.
 """
 
 import os

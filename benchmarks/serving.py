@@ -30,7 +30,6 @@ from benchmarks.serving_rows import ROWS, Row
 from benchmarks.serving_servers import Running
 from benchmarks.serving_subjects import (
     BINARIES,
-    COMPILED,
     ROOT,
     TWO,
     CannotServeError,
@@ -83,8 +82,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--code",
         type=Path,
-        default=COMPILED if (COMPILED / ".ready").exists() else ROOT,
-        help="where our server's code lies: what `make compiled` made, if it did",
+        default=ROOT,
+        help="where our server's code lies; build/compiled: what `make compiled` made",
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="of one run")
     parser.add_argument("--rounds", type=int, default=3)

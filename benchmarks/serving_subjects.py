@@ -20,7 +20,6 @@ from benchmarks import serving_model as model
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).resolve().parent / "serving_peers"
 BINARIES = ROOT / "build" / "serving"
-COMPILED = ROOT / "build" / "compiled"  # what `make compiled` makes
 
 OURS, PLAIN, SECURE, TWO = "ours", "ours, no metrics", "ours, TLS", "ours, two processes"
 INTERPRETED = "not compiled"
@@ -103,7 +102,7 @@ def _ours(*options: str) -> Callable[[World], Command]:
 
 def _interpreted(world: World) -> Command:
     if world.code == ROOT:
-        raise CannotServeError("nothing is compiled here")
+        raise CannotServeError("our own is not compiled either")
     return _serve(replace(world, code=ROOT), world.transport, ())
 
 
