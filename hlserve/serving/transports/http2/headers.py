@@ -142,7 +142,7 @@ class HeaderDecoder(Generic[Head]):
                 fields, inserted = self._decode(block, 0, 0)
             else:
                 fields, inserted = self._decode(block, begin.end, begin.size)
-        except (_TooLargeError, OversizedHeaderListError) as error:
+        except OversizedHeaderListError as error:
             raise ConnectionFaultError(
                 ErrorCode.ENHANCE_YOUR_CALM, f"headers of more than {self._max_bytes} bytes"
             ) from error
@@ -180,7 +180,7 @@ class HeaderDecoder(Generic[Head]):
                     inserted = True
             size += len(field[0]) + len(field[1]) + _FIELD_OVERHEAD_BYTES
             if size > self._max_bytes:
-                raise _TooLargeError
+                raise OversizedHeaderListError
             fields.append(field)
         return fields, inserted
 
@@ -246,10 +246,6 @@ class _Begin(NamedTuple, Generic[Head]):
     size: int
     head: Head
     end: int
-
-
-class _TooLargeError(Exception):
-    """More fields than the bound."""
 
 
 def _integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
