@@ -33,10 +33,10 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-e
 
 export ORT_DISABLE_TELEMETRY := 1
 # Tests run WORKERS at a time: BLAS threads beside them would only wait for each other.
-test check parity slow test-compiled-anyhow: export OPENBLAS_NUM_THREADS := 1
+test check parity slow test-compiled: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compiled test-compiled-anyhow compiled check slow lint format types imports proto proto-check parity parity-env fuzz peers bench soak serving-packages serving-peers bench-serving image lock clean
+.PHONY: help setup demo test test-compiled compiled check slow lint format types imports proto proto-check parity parity-env fuzz peers bench soak serving-packages serving-peers bench-serving image lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -129,10 +129,7 @@ $(COMPILED)/.ready: $(READY) setup.py pyproject.toml $(shell git ls-files hlserv
 
 compiled: $(COMPILED)/.ready  ## compile serving's hot path, in build/compiled (needs a C compiler)
 
-test-compiled:  ## the tests of serving over the compiled code; nothing where no C compiler is
-	if command -v cc >/dev/null; then $(MAKE) test-compiled-anyhow; else echo 'no C compiler: the compiled code is not tested'; fi
-
-test-compiled-anyhow: $(COMPILED)/.ready
+test-compiled: $(COMPILED)/.ready  ## the tests of serving over the compiled code
 	cd $(COMPILED) && PYTHONPATH=$(CURDIR)/$(COMPILED) HLSERVE_SHARED=$${HLSERVE_SHARED:-$(CURDIR)/../shared} \
 	  $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' tests/serving tests/fuzz
 

@@ -5,15 +5,15 @@ Everything else of the build is pyproject.toml.
 """
 
 import os
-from glob import glob
 from pathlib import Path
 
 from setuptools import setup
 
-# Whole packages, less what mypyc cannot compile: async generators, and classes of exceptions, which
-# mypyc 2.4 frees without a word to the weak references that there are to them.
+# Whole packages, less what mypyc cannot compile: async generators, classes whose base class comes
+# from elsewhere, and classes of exceptions, which mypyc 2.4 frees without a word to the weak
+# references that there are to them.
 _FOLDERS = ("hlserve/serving/batching", "hlserve/serving/transports/http2")
-_NOT = {"__init__", "eager_call", "frames", "grpc_status", "server", "streaming", "tls"}
+_NOT = {"__init__", "eager_call", "frames", "grpc_status", "protocol", "server", "streaming", "tls"}
 _MORE = (
     "hlserve/serving/call_record.py",
     "hlserve/serving/dataplane.py",
@@ -39,8 +39,8 @@ _MORE = (
 
 
 def _sources() -> list[str]:
-    found = [path for folder in _FOLDERS for path in sorted(glob(f"{folder}/*.py"))]
-    return [path for path in found if Path(path).stem not in _NOT] + list(_MORE)
+    found = [path for folder in _FOLDERS for path in sorted(Path(folder).glob("*.py"))]
+    return [str(path) for path in found if path.stem not in _NOT] + list(_MORE)
 
 
 # The types of what is not installed beside the compiler are not known; `make types` knows them all.

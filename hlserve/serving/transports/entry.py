@@ -158,7 +158,7 @@ class _Stages:
             if index < count:
                 try:
                     end(context, begun[index], error)
-                except Exception:  # a fault of one must not keep the others from counting
+                except Exception:  # the others count, and the caller waits for its answer
                     _LOG.exception("a stage could not end")
 
     def end_and_tell(
@@ -169,12 +169,7 @@ class _Stages:
         outcome: bytes | Exception,
     ) -> None:
         """Ends them with what came of the call, and hands that on."""
-        error = None if isinstance(outcome, bytes) else outcome
-        for index, end in self._ends:
-            try:
-                end(context, begun[index], error)
-            except Exception:  # the caller waits for its answer
-                _LOG.exception("a stage could not end")
+        self.end(begun, context, None if isinstance(outcome, bytes) else outcome)
         deliver(outcome)
 
     @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TypeVar
 
 from hlserve import codec
 from hlserve.errors import HlserveError
@@ -27,8 +26,6 @@ from hlserve.serving.transports.status import INTERNAL, INTERNAL_DETAILS, detail
 _FINAL_RESPONSE = "triton_final_response"
 
 _LOG = logging.getLogger(__name__)
-
-Encoded = TypeVar("Encoded")
 
 
 class InferCalls:

@@ -31,8 +31,8 @@ _KEEPALIVE_PING = frames.ping(b"hlserve?")
 _LOG = logging.getLogger(__name__)
 
 
-class GrpcProtocol:
-    """One connection; an ``asyncio.Protocol`` but for the base class, which mypyc cannot take.
+class GrpcProtocol(asyncio.Protocol):
+    """One connection.
 
     Args:
         service: what answers.

@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import cast
 
 from hlserve.serving.listening import (
     Listening,
@@ -107,8 +106,8 @@ class Http2Server:
         if self._unix_path is not None:
             self._unix_path.unlink(missing_ok=True)
 
-    def _protocol(self) -> asyncio.Protocol:
-        return cast(asyncio.Protocol, GrpcProtocol(self._service, self._made, self._lost))
+    def _protocol(self) -> GrpcProtocol:
+        return GrpcProtocol(self._service, self._made, self._lost)
 
     def _made(self, connection: GrpcProtocol) -> bool:
         self._connections.add(connection)
